@@ -1,0 +1,15 @@
+"""Adaptive preconditioning for Keras at the memory of SGD."""
+
+from extreme_tensoring_tf.memory import memory_report
+from extreme_tensoring_tf.optimizer import ExtremeTensoring
+from extreme_tensoring_tf.schedules import InverseSqrtSchedule
+from extreme_tensoring_tf.tensor_index import tensor_index
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ExtremeTensoring",
+    "InverseSqrtSchedule",
+    "memory_report",
+    "tensor_index",
+]

@@ -1,0 +1,208 @@
+"""How much memory optimizers need for a model, before training it."""
+
+import dataclasses
+import math
+import re
+
+from extreme_tensoring_tf.tensor_index import index_from_level
+
+DEFAULT_OPTIMIZERS = (
+    "sgd",
+    "momentum",
+    "adagrad",
+    "adam",
+    "adafactor",
+    "et1",
+    "et2",
+    "et3",
+    "etinf",
+)
+
+
+def _adafactor(shape):
+    # Keras allocates the factors and, besides, an array of the full size.
+    if len(shape) < 2:
+        return math.prod(shape)
+    rows, cols = shape[:-1], shape[:-2] + shape[-1:]
+    return math.prod(rows) + math.prod(cols) + math.prod(shape)
+
+
+# State scalars of one variable, as Keras 3.15 allocates them.
+_STATE_SIZE = {
+    "sgd": lambda shape: 0,
+    "momentum": math.prod,
+    "adagrad": math.prod,
+    "rmsprop": math.prod,
+    "lion": math.prod,
+    "adam": lambda shape: 2 * math.prod(shape),
+    "adafactor": _adafactor,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryReport:
+    """Result of `memory_report`. `str()` is the table, `to_dict()` the numbers."""
+
+    variables: list  # dicts: name, shape, entries, optimizers {name: {...}}
+    totals: dict  # optimizer name -> {"scalars": ..., "bytes": ...}
+
+    def to_dict(self):
+        return {"variables": self.variables, "totals": self.totals}
+
+    def __str__(self):
+        names = list(self.totals)
+        dims_of = next((n for n in names if n == "et2"), None) or next(
+            (n for n in names if self._dims(0, n)), None
+        )
+        head = ["variable", "shape"]
+        head += [f"dims ({dims_of})"] if dims_of else []
+        rows = [head + names]
+        for i, v in enumerate(self.variables):
+            row = [v["name"], "x".join(map(str, v["shape"])) or "scalar"]
+            if dims_of:
+                row.append("x".join(map(str, self._dims(i, dims_of))))
+            scalars = [v["optimizers"][n]["scalars"] for n in names]
+            rows.append(row + [f"{s:,}" for s in scalars])
+        entries = sum(v["entries"] for v in self.variables)
+        blank = [""] if dims_of else []
+        totals = [self.totals[n] for n in names]
+        rows.append(
+            ["state scalars", f"{entries:,}", *blank]
+            + [f"{t['scalars']:,}" for t in totals]
+        )
+        rows.append(
+            ["state bytes", "", *blank]
+            + [_format_bytes(t["bytes"]) for t in totals]
+        )
+        return _format_table(rows, left=len(head), footer=2)
+
+    def _dims(self, i, name):
+        return self.variables[i]["optimizers"][name].get("dims")
+
+
+def memory_report(model_or_shapes, optimizers=None) -> MemoryReport:
+    """Optimizer state of a model, per variable and in all.
+
+    Args:
+        model_or_shapes: a Keras model, a list of variables, a list of shapes, or
+            a dict of name to shape. Shapes alone are taken as float32.
+        optimizers: list of names and `ExtremeTensoring` instances. Names are
+            "sgd", "momentum", "adagrad", "rmsprop", "adam", "adafactor", "lion"
+            (as Keras allocates them), "et1", "et2", ... and "etinf". Defaults to
+            `DEFAULT_OPTIMIZERS`.
+
+    Returns:
+        A `MemoryReport`. Scalars leave out counters and the learning rate. Bytes
+        are of scalars: 4 each for the statistics (8 for a float64 variable), the
+        variable's own width for full-size slots.
+
+    Raises:
+        ValueError: an unknown optimizer, or nothing that has a shape.
+
+    Example:
+        >>> print(memory_report([(512, 512)], ["adam", "et2"]))  # doctest: +SKIP
+    """
+    named = _named_shapes(model_or_shapes)
+    optimizers = DEFAULT_OPTIMIZERS if optimizers is None else optimizers
+    plans = dict(_plan(optimizer, named) for optimizer in optimizers)
+    variables = [
+        {
+            "name": name,
+            "shape": list(shape),
+            "entries": math.prod(shape),
+            "optimizers": {n: plan[i] for n, plan in plans.items()},
+        }
+        for i, (name, shape, _) in enumerate(named)
+    ]
+    totals = {
+        n: {
+            key: sum(cell[key] for cell in plan) for key in ("scalars", "bytes")
+        }
+        for n, plan in plans.items()
+    }
+    return MemoryReport(variables, totals)
+
+
+def _named_shapes(source):
+    """List of (name, shape, bytes per entry)."""
+    source = getattr(source, "trainable_variables", source)
+    if isinstance(source, dict):
+        named = [(str(k), tuple(v), 4) for k, v in source.items()]
+    else:
+        named = []
+        for i, item in enumerate(source):
+            if hasattr(item, "shape"):
+                name = getattr(item, "path", getattr(item, "name", str(i)))
+                width = _itemsize(item.dtype)
+                named.append((name, tuple(item.shape), width))
+            else:
+                named.append((f"variable_{i}", tuple(item), 4))
+    if not named:
+        raise ValueError(
+            "`memory_report` found no trainable variable. Build the model first "
+            "(call it on a batch, or pass shapes)."
+        )
+    return named
+
+
+def _itemsize(dtype):
+    name = getattr(dtype, "name", str(dtype))
+    return int(re.search(r"\d+$", name).group()) // 8
+
+
+def _plan(optimizer, named):
+    """Name of the optimizer, and per variable its scalars, bytes and dims."""
+    if not isinstance(optimizer, str):
+        indices = optimizer.plan([(name, shape) for name, shape, _ in named])
+        momentum = bool(optimizer.beta_1)
+        return optimizer.name, [
+            _tensored(index, shape, width, momentum)
+            for index, (_, shape, width) in zip(indices, named, strict=True)
+        ]
+    match = re.fullmatch(r"et(\d+|inf)", optimizer)
+    if match:
+        level = match.group(1)
+        level = level if level == "inf" else int(level)
+        return optimizer, [
+            _tensored(index_from_level(shape, level), shape, width)
+            for _, shape, width in named
+        ]
+    if optimizer not in _STATE_SIZE:
+        raise ValueError(
+            f"`memory_report` knows {', '.join(_STATE_SIZE)}, et1, et2, ..., "
+            f"etinf and ExtremeTensoring instances. Received: {optimizer!r}"
+        )
+    scalars = [_STATE_SIZE[optimizer](shape) for _, shape, _ in named]
+    return optimizer, [
+        {"scalars": s, "bytes": s * width}
+        for s, (_, _, width) in zip(scalars, named, strict=True)
+    ]
+
+
+def _tensored(index, shape, width, momentum=False):
+    full = math.prod(shape) if momentum else 0
+    return {
+        "dims": list(index.dims),
+        "scalars": index.state_size + full,
+        "bytes": index.state_size * max(4, width) + full * width,
+    }
+
+
+def _format_bytes(count):
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.3g} {unit}" if unit != "B" else f"{count} B"
+        count /= 1000
+
+
+def _format_table(rows, left, footer):
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if c < left else cell.rjust(w)
+            for c, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    rule = "-" * max(map(len, lines))
+    return "\n".join([lines[0], rule, *lines[1:-footer], rule, *lines[-footer:]])

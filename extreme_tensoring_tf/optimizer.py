@@ -1,0 +1,369 @@
+"""`ExtremeTensoring`, a Keras optimizer: state, one step, configuration."""
+
+import dataclasses
+import math
+
+import keras
+from keras import ops
+
+from extreme_tensoring_tf import preconditioner as maths
+from extreme_tensoring_tf.tensor_index import check_level
+from extreme_tensoring_tf.tensor_index import resolve
+
+
+@dataclasses.dataclass
+class _Slots:
+    """State of the optimizer, one entry per model variable, in build order."""
+
+    indices: list  # tensor_index.TensorIndex
+    statistics: list  # lists of vectors, of lengths index.dims
+    momentums: list  # arrays like the variable; empty without beta_1
+    counters: list  # int32 (2,): updates taken, updates skipped; may be empty
+
+
+@keras.saving.register_keras_serializable("extreme_tensoring_tf")
+class ExtremeTensoring(keras.optimizers.Optimizer):
+    """AdaGrad (or RMSprop, or Adam) with a preconditioner of almost no memory.
+
+    A variable of d entries is indexed as a tensor of dimensions d_1, ..., d_p,
+    with product d. One short vector per dimension is kept: sum(d_i) scalars in
+    place of d. A step with gradient g and rate eta is
+
+        S_i[j] <- S_i[j] + sum over I with I_i = j of g[I]**2
+        delta[I] = prod_i (epsilon + S_i[I_i]) ** (-1 / (2 p))
+        x[I]   <- x[I] - eta * delta[I] * g[I]
+
+    where
+        I: the tensor index of an entry, I_i its i-th coordinate,
+        S_i: the statistics of dimension i, a float32 vector of length d_i
+            (float64 for a float64 variable),
+        p: the number of dimensions; p = 1 with d_1 = d is diagonal AdaGrad.
+
+    State of a (2000, 512) variable: level 1 keeps 2,512 scalars, level 2 keeps
+    138, level 3 keeps 48, "inf" keeps 1. Adam keeps 2,048,000.
+
+    Args:
+        learning_rate: a float, a `LearningRateSchedule` or a callable. With
+            sums, as in the paper, the best rate depends on the level: tune it.
+            Defaults to 0.001.
+        level: 1, 2, 3, ... or "inf". How often each axis is split; see
+            `tensor_index`. Defaults to 2.
+        beta_1: float in [0, 1). Above 0, the step uses a bias-corrected moving
+            average of the gradients as Adam does. That keeps one more array of
+            the variable's size. Defaults to 0.0.
+        beta_2: None sums the squares for ever (AdaGrad). A float in (0, 1) makes
+            S_i a moving average with bias correction S_i / (1 - beta_2**t), t
+            the updates this variable took. Defaults to None.
+        preconditioner: "geometric_mean", Algorithm 1 as above, or "rank_one",
+            delta = v**(-1/2) with v[I] = prod_i (M_i[I_i] + epsilon) /
+            (M + epsilon)**(p-1), where M_i are the means over slices and M is
+            the mean over the variable: Adafactor's estimate for any tensor
+            index. Defaults to "geometric_mean".
+        clip_threshold: None, or the largest root mean square of delta * g for
+            a variable: a larger one is scaled down to it. Defaults to None.
+        epsilon: float >= 0, in the units of g**2. Defaults to 1e-8.
+        epsilon_placement: "axis", as above, or "product", Algorithm 1 to the
+            letter: delta = (epsilon + prod_i S_i)**(-1/(2p)). The latter is
+            slower and, for large p, swamps the product. Defaults to "axis".
+        statistic: "sum" (the paper), or "mean": each S_i is divided by the
+            entries of its slice, so that rates carry over between levels and
+            from AdaGrad and Adam. "rank_one" always uses means. Defaults to
+            "sum".
+        tensor_dims: None, or a dict of regular expressions over variable paths
+            to dims: a level, flat dims with the variable's size as product, or
+            one entry per axis (1 drops an axis). Defaults to None.
+        skip_nonfinite: whether a gradient with inf or nan (or squares beyond
+            float32) leaves its variable and statistics as they are. Such skips
+            are counted in `skipped_updates`. Defaults to True.
+        jit_compile: whether to compile the update with XLA, whatever
+            `model.compile(jit_compile=...)` says. TensorFlow only: JAX compiles
+            the whole step anyway. Defaults to True.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema,
+        ema_momentum, ema_overwrite_frequency, loss_scale_factor,
+        gradient_accumulation_steps, name: as in `keras.optimizers.Optimizer`.
+
+    Raises:
+        ValueError: an argument is outside the range given here.
+
+    Source: Chen, Agarwal, Hazan, Zhang, Zhang, "Extreme Tensoring for Low-Memory
+    Preconditioning", ICLR 2020, arXiv 1902.04620, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.001,
+        level=2,
+        beta_1=0.0,
+        beta_2=None,
+        preconditioner="geometric_mean",
+        clip_threshold=None,
+        epsilon=1e-8,
+        epsilon_placement="axis",
+        statistic="sum",
+        tensor_dims=None,
+        skip_nonfinite=True,
+        jit_compile=True,
+        weight_decay=None,
+        clipnorm=None,
+        clipvalue=None,
+        global_clipnorm=None,
+        use_ema=False,
+        ema_momentum=0.99,
+        ema_overwrite_frequency=None,
+        loss_scale_factor=None,
+        gradient_accumulation_steps=None,
+        name="extreme_tensoring",
+        **kwargs,
+    ):
+        super().__init__(
+            learning_rate=learning_rate,
+            name=name,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            **kwargs,
+        )
+        _check_choice("preconditioner", preconditioner, maths.PRECONDITIONERS)
+        _check_choice(
+            "epsilon_placement", epsilon_placement, maths.EPSILON_PLACEMENTS
+        )
+        _check_choice("statistic", statistic, maths.STATISTICS)
+        _check_range("beta_1", beta_1, 0 <= beta_1 < 1, "in [0, 1)")
+        if beta_2 is not None:
+            _check_range("beta_2", beta_2, 0 < beta_2 < 1, "None or in (0, 1)")
+        if clip_threshold is not None:
+            _check_range(
+                "clip_threshold",
+                clip_threshold,
+                clip_threshold > 0,
+                "None or positive",
+            )
+        _check_range("epsilon", epsilon, epsilon >= 0, "at least 0")
+        if epsilon_placement == "product" and preconditioner == "rank_one":
+            raise ValueError(
+                '`epsilon_placement="product"` belongs to '
+                '`preconditioner="geometric_mean"`. Use "axis" with "rank_one".'
+            )
+        self.level = check_level(level)
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.preconditioner = preconditioner
+        self.clip_threshold = clip_threshold
+        self.epsilon = epsilon
+        self.epsilon_placement = epsilon_placement
+        self.statistic = statistic
+        self.tensor_dims = dict(tensor_dims) if tensor_dims else None
+        self.skip_nonfinite = skip_nonfinite
+        self.jit_compile = jit_compile
+
+    def plan(self, variables):
+        """Tensor indices for a list of (path, shape): see `tensor_index.py`."""
+        return resolve(variables, self.level, self.tensor_dims)
+
+    def build(self, variables):
+        """Creates one vector per dim of each variable's tensor index."""
+        if self.built:
+            return
+        super().build(variables)
+        paths = [_path(v) for v in variables]
+        indices = self.plan(
+            [(path, tuple(v.shape)) for path, v in zip(paths, variables)]
+        )
+        # `iterations` counts steps. A variable whose gradient was skipped or
+        # absent took fewer, so bias correction needs a counter of its own.
+        counted = self.skip_nonfinite or self.beta_1 or self.beta_2
+        # One plain object, not attributes: a list here would be tracked twice.
+        self._slots = _Slots(indices, [], [], [])
+        for path, variable, index in zip(paths, variables, indices):
+            prefix = path.replace("/", "_")
+            self._slots.statistics.append(
+                [
+                    self.add_variable(
+                        shape=(dim,),
+                        dtype=_statistics_dtype(variable),
+                        name=f"{prefix}_statistic_{label}",
+                    )
+                    for dim, label in zip(index.dims, index.labels)
+                ]
+            )
+            if self.beta_1:
+                self._slots.momentums.append(
+                    self.add_variable_from_reference(variable, "momentum")
+                )
+            if counted:
+                self._slots.counters.append(
+                    self.add_variable(
+                        shape=(2,), dtype="int32", name=f"{prefix}_counters"
+                    )
+                )
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Takes one step of Algorithm 1 for one variable."""
+        position = self._get_variable_index(variable)
+        index = self._slots.indices[position]
+        statistics = self._slots.statistics[position]
+        dtype = statistics[0].dtype
+        gradient = ops.convert_to_tensor(gradient)  # sparse slices become dense
+        gradient = ops.reshape(ops.cast(gradient, dtype), index.view)
+
+        sums = maths.squared_sums(gradient, index)
+        finite = ops.isfinite(ops.sum(sums[0])) if self.skip_nonfinite else None
+        t = self._count_update(position, finite, dtype)
+
+        keep = 1.0 if self.beta_2 is None else self.beta_2
+        add = 1.0 if self.beta_2 is None else 1.0 - self.beta_2
+        accumulated = [
+            _where(finite, keep * s + add * q, s)
+            for s, q in zip(statistics, sums)
+        ]
+        for slot, value in zip(statistics, accumulated):
+            self.assign(slot, value)
+
+        direction = gradient
+        if self.beta_1:
+            slot = self._slots.momentums[position]
+            old = ops.reshape(ops.cast(slot, dtype), index.view)
+            direction = _where(
+                finite, self.beta_1 * old + (1 - self.beta_1) * gradient, old
+            )
+            self.assign(
+                slot, ops.reshape(ops.cast(direction, slot.dtype), slot.shape)
+            )
+            direction = direction / (1 - ops.power(self.beta_1, t))
+
+        step = self._precondition(direction, accumulated, index, t)
+        step = step * ops.cast(learning_rate, dtype)
+        step = ops.reshape(_where(finite, step, 0.0), variable.shape)
+        if keras.backend.standardize_dtype(variable.dtype) == dtype:
+            self.assign_sub(variable, step)
+        else:  # subtract before rounding to the variable's shorter dtype
+            value = ops.cast(ops.convert_to_tensor(variable), dtype) - step
+            self.assign(variable, ops.cast(value, variable.dtype))
+
+    def _count_update(self, position, finite, dtype):
+        """Counts this update or skip. Returns t, the update's number from 1."""
+        if not self._slots.counters:
+            return None
+        counter = self._slots.counters[position]
+        t = ops.cast(counter[0] + 1, dtype)
+        taken = 1 if finite is None else ops.cast(finite, "int32")
+        self.assign_add(counter, ops.stack([taken, 1 - taken]))
+        return t
+
+    def _precondition(self, direction, sums, index, t):
+        """delta * direction, clipped to `clip_threshold`."""
+        if self.beta_2 is not None:
+            correction = 1 - ops.power(ops.cast(self.beta_2, t.dtype), t)
+            sums = [s / correction for s in sums]
+        counts = maths.slice_counts(index)
+        means = [s / ops.cast(n, s.dtype) for s, n in zip(sums, counts)]
+        row = col = None
+        if self.preconditioner == "rank_one":
+            mean = ops.sum(sums[0], keepdims=True) / float(counts[0].sum())
+            row, col = maths.rank_one_factors(means, mean, index, self.epsilon)
+        else:
+            statistics = sums if self.statistic == "sum" else means
+            if self.epsilon_placement == "axis" or self.epsilon == 0:
+                row, col = maths.geometric_mean_factors(
+                    statistics, index, self.epsilon
+                )
+            else:
+                direction = direction * maths.geometric_mean_literal(
+                    statistics, index, self.epsilon
+                )
+        if self.clip_threshold is None:
+            return maths.scale(direction, row, col)
+        rms = maths.root_mean_square(direction, row, col)
+        shrink = 1 / ops.maximum(1.0, rms / self.clip_threshold)
+        return maths.scale(direction, row, col) * shrink
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        update = super()._backend_update_step
+        if self.jit_compile and keras.backend.backend() == "tensorflow":
+            from extreme_tensoring_tf import xla
+
+            xla.compiled_update(
+                self, update, grads, trainable_variables, learning_rate
+            )
+        else:
+            update(grads, trainable_variables, learning_rate)
+
+    @property
+    def state_size(self):
+        """Number of state scalars: statistics, and momentum if there is any.
+
+        Counters (`iterations`, updates taken and skipped) and the learning rate
+        are not state in this sense.
+        """
+        if not self.built:
+            raise ValueError(
+                "`state_size` is known once the optimizer is built. Call "
+                "`optimizer.build(model.trainable_variables)` first."
+            )
+        statistics = sum(index.state_size for index in self._slots.indices)
+        return statistics + sum(math.prod(m.shape) for m in self._slots.momentums)
+
+    @property
+    def skipped_updates(self):
+        """Updates left out for a non-finite gradient: {variable path: count}."""
+        return {
+            _path(v): int(counter[1])
+            for v, counter in zip(
+                self._trainable_variables, self._slots.counters
+            )
+        }
+
+    def get_config(self):
+        """Arguments of the constructor, for `from_config`."""
+        config = super().get_config()
+        config.update(
+            {
+                "level": self.level,
+                "beta_1": self.beta_1,
+                "beta_2": self.beta_2,
+                "preconditioner": self.preconditioner,
+                "clip_threshold": self.clip_threshold,
+                "epsilon": self.epsilon,
+                "epsilon_placement": self.epsilon_placement,
+                "statistic": self.statistic,
+                "tensor_dims": self.tensor_dims,
+                "skip_nonfinite": self.skip_nonfinite,
+                "jit_compile": self.jit_compile,
+            }
+        )
+        return config
+
+
+def _path(variable):
+    return getattr(variable, "path", variable.name)
+
+
+def _statistics_dtype(variable):
+    """float32, for bfloat16 sums lose small increments; float64 for float64."""
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    return dtype if dtype == "float64" else "float32"
+
+
+def _where(condition, new, old):
+    return new if condition is None else ops.where(condition, new, old)
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(map(repr, choices))}. "
+            f"Received: {name}={value!r}"
+        )
+
+
+def _check_range(name, value, valid, expected):
+    if not valid:
+        raise ValueError(
+            f"`{name}` must be {expected}. Received: {name}={value!r}"
+        )

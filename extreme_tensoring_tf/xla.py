@@ -1,0 +1,36 @@
+"""The update of all variables as one XLA program (TensorFlow backend)."""
+
+import tensorflow as tf
+
+
+def compiled_update(optimizer, update, grads, variables, learning_rate):
+    """Calls `update(grads, variables, learning_rate)` as one compiled program.
+
+    Eager mode and an uncompiled `tf.function` call the program; inside an outer
+    XLA function it becomes a part of that one. Nothing is compiled again when the
+    rate or the step changes. Under a strategy with several replicas the update
+    runs uncompiled, as Keras' own optimizers do.
+
+    Args:
+        optimizer: an `ExtremeTensoring`, built on `variables`.
+        update: its uncompiled `_backend_update_step`.
+        grads, variables, learning_rate: arguments of `update`.
+    """
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        update(grads, variables, learning_rate)
+        return
+    program = getattr(optimizer, "_update_program", None)
+    if program is None:
+
+        @tf.function(jit_compile=True, autograph=False)
+        def program(positions, grads, learning_rate):
+            known = optimizer._trainable_variables
+            update(grads, [known[i] for i in positions], learning_rate)
+
+        # Not a tracked attribute: a function is no part of a checkpoint.
+        object.__setattr__(optimizer, "_update_program", program)
+    program(
+        tuple(optimizer._get_variable_index(v) for v in variables),
+        [tf.convert_to_tensor(g) for g in grads],
+        tf.convert_to_tensor(learning_rate),
+    )
