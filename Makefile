@@ -4,9 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # TensorFlow's CUDA build where there is an NVIDIA driver, its CPU build elsewhere.
 BACKEND ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
-# Tests and figures are the same on every machine, and quiet.
+# Without this TensorFlow greets with four lines on every start.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-export TF_ENABLE_ONEDNN_OPTS ?= 0
 
 .PHONY: demo test lint format benchmark clean
 

@@ -1,0 +1,64 @@
+"""What the binaries share: `--help`, one-line errors, exit status."""
+
+import sys
+
+from absl import app
+from absl import flags
+
+from trainer.errors import UsageError
+
+
+def no_arguments(argv):
+    """Refuses words that are not flags: usually a flag without its dashes."""
+    if argv[1:]:
+        raise UsageError(
+            f"unexpected argument {argv[1]!r}: every option is a flag, --name=value"
+        )
+
+
+def entry_point(main, usage, module):
+    """A function without arguments that runs `main(argv)` as a program.
+
+    Args:
+        main: takes argv after flags were parsed; imports late, so that --help
+            and errors answer at once.
+        usage: text that --help prints before the flags.
+        module: name of the module that defines the flags.
+    """
+
+    def guarded(argv):
+        try:
+            return main(argv)
+        except UsageError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+
+    def parse(argv):
+        if {"--help", "-help", "-h", "--helpfull"} & set(argv):
+            print(usage.strip() + "\n\nFlags:\n")
+            print(_flags_of(module))
+            sys.exit(0)
+        try:
+            return flags.FLAGS(argv)
+        except flags.Error as error:
+            print(f"error: {error}. See --help.", file=sys.stderr)
+            sys.exit(1)
+
+    def run():
+        app.run(guarded, flags_parser=parse)
+
+    return run
+
+
+def _flags_of(module):
+    """Help of the flags that a module defines (run as __main__ or imported)."""
+    defined = flags.FLAGS.flags_by_module_dict()
+    names = [n for n in (module, "__main__", sys.argv[0]) if n in defined]
+    return "\n".join(
+        f"  --{flag.name}={flag.default_as_str or ''}\n      {flag.help}"
+        for name in names[:1]
+        for flag in defined[name]
+    )

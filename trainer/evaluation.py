@@ -1,0 +1,127 @@
+"""How well a language model predicts held-out text, and what was covered."""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from trainer import dataset
+from trainer.tokenizer import EOS_ID
+from trainer.tokenizer import PAD_ID
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Exact totals over the rows covered, and the figures that follow."""
+
+    sentences: int  # EOS tokens
+    words: int  # of the sentences that end in the rows covered
+    bytes: int  # their UTF-8 bytes, one newline a sentence included
+    tokens: int  # EOS counted, padding not
+    nats: float  # total of -log p(token)
+    correct: int  # tokens that were the most likely one
+
+    @property
+    def nats_per_token(self):
+        """Minus Tensor2Tensor's `neg_log_perplexity`."""
+        return self.nats / self.tokens
+
+    @property
+    def perplexity_per_token(self):
+        return math.exp(self.nats_per_token)
+
+    @property
+    def perplexity_per_word(self):
+        """exp(nats / (words + sentences)): comparable across vocabularies.
+
+        A sentence's end counts as a word, as in the literature on GBW.
+        """
+        return math.exp(self.nats / (self.words + self.sentences))
+
+    @property
+    def bits_per_byte(self):
+        return self.nats / math.log(2) / self.bytes
+
+    @property
+    def accuracy(self):
+        return self.correct / self.tokens
+
+    def to_dict(self):
+        figures = (
+            "nats_per_token",
+            "perplexity_per_token",
+            "perplexity_per_word",
+            "bits_per_byte",
+            "accuracy",
+        )
+        return dataclasses.asdict(self) | {k: getattr(self, k) for k in figures}
+
+    def __str__(self):
+        return "\n".join(
+            [
+                f"nats per token        {self.nats_per_token:10.4f}",
+                f"perplexity per token  {self.perplexity_per_token:10.2f}",
+                f"perplexity per word   {self.perplexity_per_word:10.2f}",
+                f"bits per byte         {self.bits_per_byte:10.4f}",
+                f"accuracy              {self.accuracy:10.2%}",
+                f"covered: {self.sentences:,} sentences, {self.tokens:,} tokens, "
+                f"{self.words:,} words, {self.bytes:,} bytes",
+            ]
+        )
+
+
+class _TokenScores(keras.layers.Layer):
+    """Nats of each token and whether it was the most likely; 0 for padding."""
+
+    def call(self, row, logits):
+        logits = ops.cast(logits, "float32")
+        real = ops.cast(ops.not_equal(row, PAD_ID), "float32")
+        nats = ops.sparse_categorical_crossentropy(
+            row, logits, from_logits=True
+        )
+        best = ops.cast(ops.argmax(logits, axis=-1), row.dtype)
+        correct = ops.cast(ops.equal(best, row), "float32")
+        return nats * real, correct * real
+
+
+def scorer(model):
+    """A Keras model from (B, T) ids to (B, T) nats and (B, T) hits."""
+    row = model.inputs[0]
+    return keras.Model(row, _TokenScores()(row, model.outputs[0]))
+
+
+def evaluate(scoring_model, source, rows_per_batch, max_batches=None):
+    """Scores the rows of a split.
+
+    Args:
+        scoring_model: result of `scorer`. It sees weights as they are now.
+        source: a `dataset.RowSource`.
+        rows_per_batch: rows scored at a time; has no effect on the result.
+        max_batches: None scores every row.
+
+    Returns:
+        An `Evaluation`.
+    """
+    sentences = tokens = correct = 0
+    counts = np.zeros(2, np.int64)
+    nats = 0.0
+    batches = dataset.evaluation_batches(source, rows_per_batch)
+    for number, (headers, rows) in enumerate(batches):
+        if max_batches and number == max_batches:
+            break
+        row_nats, row_hits = scoring_model.predict_on_batch(rows)
+        nats += float(np.sum(row_nats, dtype=np.float64))
+        correct += int(np.sum(row_hits))
+        tokens += int(np.sum(rows != PAD_ID))
+        sentences += int(np.sum(rows == EOS_ID))
+        counts += headers.sum(axis=0)
+    return Evaluation(
+        sentences=sentences,
+        words=int(counts[0]),
+        bytes=int(counts[1]),
+        tokens=tokens,
+        nats=nats,
+        correct=correct,
+    )

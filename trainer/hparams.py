@@ -1,0 +1,87 @@
+"""Hyperparameters: every one with its type, default and meaning, and the sets."""
+
+import dataclasses
+
+from trainer import registry
+from trainer.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class HParams:
+    """Hyperparameters of a model and its training. Names are Tensor2Tensor's."""
+
+    num_hidden_layers: int = 6
+    hidden_size: int = 512
+    filter_size: int = 2048  # width of the feed-forward layer
+    num_heads: int = 8
+    layer_prepostprocess_dropout: float = 0.1  # on embeddings and sub-layers
+    attention_dropout: float = 0.1  # on attention weights
+    relu_dropout: float = 0.1  # inside the feed-forward layer
+    label_smoothing: float = 0.1
+    batch_size: int = 4096  # tokens a step, padding counted
+    optimizer: str = "et2"
+    learning_rate_constant: float = 0.0  # c of the schedule; 0: the optimizer's
+    learning_rate_warmup_steps: int = 10_000
+    clip_grad_norm: float = 0.0  # global norm; 0: none
+    weight_decay: float = 0.0  # decoupled; 0: none
+
+    def override(self, assignments: str) -> "HParams":
+        """Applies "name=value,name=value", each value checked for its type."""
+        fields = {f.name: f.type for f in dataclasses.fields(self)}
+        changes = {}
+        for item in filter(None, assignments.split(",")):
+            name, separator, text = item.partition("=")
+            name, text = name.strip(), text.strip()
+            if not separator:
+                raise UsageError(
+                    f"--hparams item {item!r} is not of the form name=value"
+                )
+            if name not in fields:
+                raise UsageError(
+                    f"unknown hparam {name!r}. Known: {', '.join(fields)}"
+                )
+            try:
+                changes[name] = fields[name](text)
+            except ValueError:
+                raise UsageError(
+                    f"hparam {name} must be of type {fields[name].__name__}. "
+                    f"Received: {name}={text!r}"
+                ) from None
+        return dataclasses.replace(self, **changes)
+
+    def __post_init__(self):
+        if self.hidden_size % (2 * self.num_heads):
+            raise UsageError(
+                "hidden_size must be a multiple of 2 * num_heads. Received: "
+                f"hidden_size={self.hidden_size}, num_heads={self.num_heads}"
+            )
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            name = field.name
+            if field.type is int and value < 1:
+                raise UsageError(f"hparam {name} must be >= 1. Got {value}")
+            rate = "dropout" in name or name == "label_smoothing"
+            if rate and not 0 <= value < 1:
+                raise UsageError(f"hparam {name} must be in [0, 1). Got {value}")
+            if field.type is float and value < 0:
+                raise UsageError(f"hparam {name} must be >= 0. Got {value}")
+
+
+@registry.hparams_sets.register
+def transformer_base():
+    """The paper's model: Tensor2Tensor's transformer_base (v3)."""
+    return HParams()
+
+
+@registry.hparams_sets.register
+def transformer_small():
+    return HParams(
+        num_hidden_layers=2, hidden_size=256, filter_size=1024, num_heads=4
+    )
+
+
+@registry.hparams_sets.register
+def transformer_tiny():
+    return HParams(
+        num_hidden_layers=2, hidden_size=128, filter_size=512, num_heads=4
+    )

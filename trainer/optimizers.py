@@ -1,0 +1,72 @@
+"""Optimizers by name, each with the rate constant that goes with it.
+
+An entry takes (learning_rate, hparams), as in Tensor2Tensor, and returns a Keras
+optimizer. The learning rate is `InverseSqrtSchedule`, and c, its constant, was
+tuned per optimizer: `python -m trainer.experiments.memory_performance`.
+"""
+
+import keras
+
+from extreme_tensoring_tf import ExtremeTensoring
+from extreme_tensoring_tf import InverseSqrtSchedule
+from trainer import registry
+
+
+def _register(name, learning_rate_constant, factory, **kwargs):
+    def make(learning_rate, hparams):
+        return factory(
+            learning_rate,
+            weight_decay=hparams.weight_decay or None,
+            global_clipnorm=hparams.clip_grad_norm or None,
+            name=name,
+            **kwargs,
+        )
+
+    make.learning_rate_constant = learning_rate_constant
+    registry.optimizers.register(make, name)
+
+
+_register("sgd", 10.0, keras.optimizers.SGD)
+_register("momentum", 3.0, keras.optimizers.SGD, momentum=0.9)
+# Keras starts AdaGrad's sums at 0.1, far above a gradient's square here, which
+# would make it SGD. The paper's algorithm starts at 0.
+_register(
+    "adagrad",
+    0.5,
+    keras.optimizers.Adagrad,
+    initial_accumulator_value=0.0,
+    epsilon=1e-12,
+)
+_register("rmsprop", 0.03, keras.optimizers.RMSprop)
+_register("adam", 0.03, keras.optimizers.Adam, beta_2=0.997, epsilon=1e-9)
+_register("adafactor", 0.3, keras.optimizers.Adafactor, relative_step=False)
+_register("lion", 0.003, keras.optimizers.Lion)
+for _level, _constant in ((1, 6.0), (2, 20.0), (3, 40.0), ("inf", 80.0)):
+    _register(
+        f"et{_level}", _constant, ExtremeTensoring, level=_level, epsilon=1e-12
+    )
+for _level in (1, 2, 3):
+    _register(
+        f"et{_level}_rank1",
+        0.06,
+        ExtremeTensoring,
+        level=_level,
+        preconditioner="rank_one",
+        beta_2=0.99,
+        clip_threshold=1.0,
+        epsilon=1e-12,
+    )
+
+
+def create(hparams):
+    """The optimizer that `hparams` name, with its schedule.
+
+    eta_t = c * min(t * w ** -1.5, t ** -0.5): linear warm-up over
+    w = learning_rate_warmup_steps updates to the peak c / sqrt(w).
+    """
+    make = registry.optimizers.get(hparams.optimizer)
+    schedule = InverseSqrtSchedule(
+        scale=hparams.learning_rate_constant or make.learning_rate_constant,
+        warmup_slope=hparams.learning_rate_warmup_steps**-1.5,
+    )
+    return make(schedule, hparams)
