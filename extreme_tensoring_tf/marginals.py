@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _sums_as_dots():
     """TensorFlow's XLA on the CPU sums rows 2.5 times faster as a dot.
 

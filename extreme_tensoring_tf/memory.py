@@ -20,9 +20,10 @@ DEFAULT_OPTIMIZERS = (
 
 
 def _adafactor(shape):
-    # Keras allocates the factors and, besides, an array of the full size.
+    # Keras allocates the factors and, besides, an array of the full size. Where
+    # it does not factor, two placeholders stand for the factors.
     if len(shape) < 2:
-        return math.prod(shape)
+        return math.prod(shape) + 2
     rows, cols = shape[:-1], shape[:-2] + shape[-1:]
     return math.prod(rows) + math.prod(cols) + math.prod(shape)
 
@@ -71,8 +72,7 @@ class MemoryReport:
             + [f"{t['scalars']:,}" for t in totals]
         )
         rows.append(
-            ["state bytes", "", *blank]
-            + [_format_bytes(t["bytes"]) for t in totals]
+            ["state bytes", "", *blank] + [_format_bytes(t["bytes"]) for t in totals]
         )
         return _format_table(rows, left=len(head), footer=2)
 
@@ -115,9 +115,7 @@ def memory_report(model_or_shapes, optimizers=None) -> MemoryReport:
         for i, (name, shape, _) in enumerate(named)
     ]
     totals = {
-        n: {
-            key: sum(cell[key] for cell in plan) for key in ("scalars", "bytes")
-        }
+        n: {key: sum(cell[key] for cell in plan) for key in ("scalars", "bytes")}
         for n, plan in plans.items()
     }
     return MemoryReport(variables, totals)

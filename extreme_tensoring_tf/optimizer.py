@@ -130,9 +130,7 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
             **kwargs,
         )
         _check_choice("preconditioner", preconditioner, maths.PRECONDITIONERS)
-        _check_choice(
-            "epsilon_placement", epsilon_placement, maths.EPSILON_PLACEMENTS
-        )
+        _check_choice("epsilon_placement", epsilon_placement, maths.EPSILON_PLACEMENTS)
         _check_choice("statistic", statistic, maths.STATISTICS)
         _check_range("beta_1", beta_1, 0 <= beta_1 < 1, "in [0, 1)")
         if beta_2 is not None:
@@ -219,8 +217,7 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         keep = 1.0 if self.beta_2 is None else self.beta_2
         add = 1.0 if self.beta_2 is None else 1.0 - self.beta_2
         accumulated = [
-            _where(finite, keep * s + add * q, s)
-            for s, q in zip(statistics, sums)
+            _where(finite, keep * s + add * q, s) for s, q in zip(statistics, sums)
         ]
         for slot, value in zip(statistics, accumulated):
             self.assign(slot, value)
@@ -232,10 +229,8 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
             direction = _where(
                 finite, self.beta_1 * old + (1 - self.beta_1) * gradient, old
             )
-            self.assign(
-                slot, ops.reshape(ops.cast(direction, slot.dtype), slot.shape)
-            )
-            direction = direction / (1 - ops.power(self.beta_1, t))
+            self.assign(slot, ops.reshape(ops.cast(direction, slot.dtype), slot.shape))
+            direction = direction / _bias_correction(self.beta_1, t)
 
         step = self._precondition(direction, accumulated, index, t)
         step = step * ops.cast(learning_rate, dtype)
@@ -259,7 +254,7 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
     def _precondition(self, direction, sums, index, t):
         """delta * direction, clipped to `clip_threshold`."""
         if self.beta_2 is not None:
-            correction = 1 - ops.power(ops.cast(self.beta_2, t.dtype), t)
+            correction = _bias_correction(self.beta_2, t)
             sums = [s / correction for s in sums]
         counts = maths.slice_counts(index)
         means = [s / ops.cast(n, s.dtype) for s, n in zip(sums, counts)]
@@ -270,9 +265,7 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         else:
             statistics = sums if self.statistic == "sum" else means
             if self.epsilon_placement == "axis" or self.epsilon == 0:
-                row, col = maths.geometric_mean_factors(
-                    statistics, index, self.epsilon
-                )
+                row, col = maths.geometric_mean_factors(statistics, index, self.epsilon)
             else:
                 direction = direction * maths.geometric_mean_literal(
                     statistics, index, self.epsilon
@@ -288,9 +281,7 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         if self.jit_compile and keras.backend.backend() == "tensorflow":
             from extreme_tensoring_tf import xla
 
-            xla.compiled_update(
-                self, update, grads, trainable_variables, learning_rate
-            )
+            xla.compiled_update(self, update, grads, trainable_variables, learning_rate)
         else:
             update(grads, trainable_variables, learning_rate)
 
@@ -314,9 +305,7 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         """Updates left out for a non-finite gradient: {variable path: count}."""
         return {
             _path(v): int(counter[1])
-            for v, counter in zip(
-                self._trainable_variables, self._slots.counters
-            )
+            for v, counter in zip(self._trainable_variables, self._slots.counters)
         }
 
     def get_config(self):
@@ -350,6 +339,11 @@ def _statistics_dtype(variable):
     return dtype if dtype == "float64" else "float32"
 
 
+def _bias_correction(beta, t):
+    """1 - beta**t, without the cancellation that a beta near 1 would bring."""
+    return -ops.expm1(t * math.log(beta))
+
+
 def _where(condition, new, old):
     return new if condition is None else ops.where(condition, new, old)
 
@@ -364,6 +358,4 @@ def _check_choice(name, value, choices):
 
 def _check_range(name, value, valid, expected):
     if not valid:
-        raise ValueError(
-            f"`{name}` must be {expected}. Received: {name}={value!r}"
-        )
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")

@@ -155,9 +155,7 @@ def geometric_mean_factors(statistics, index, epsilon):
         for a factor of 1. Source: arXiv 1902.04620, Algorithm 1.
     """
     exponent = -0.5 / len(statistics)
-    return _row_and_col(
-        [_power(s, s + epsilon, exponent) for s in statistics], index
-    )
+    return _row_and_col([_power(s, s + epsilon, exponent) for s in statistics], index)
 
 
 def geometric_mean_literal(statistics, index, epsilon):

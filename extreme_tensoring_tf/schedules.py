@@ -30,15 +30,12 @@ class InverseSqrtSchedule(keras.optimizers.schedules.LearningRateSchedule):
     Source: arXiv 1902.04620, Section 5 (learning-rate schedule).
     """
 
-    def __init__(
-        self, scale, warmup_slope=1e-6, name="inverse_sqrt_schedule"
-    ):
+    def __init__(self, scale, warmup_slope=1e-6, name="inverse_sqrt_schedule"):
         super().__init__()
         for key, value in (("scale", scale), ("warmup_slope", warmup_slope)):
             if not value > 0:
                 raise ValueError(
-                    f"`{key}` must be a positive number. "
-                    f"Received: {key}={value!r}"
+                    f"`{key}` must be a positive number. Received: {key}={value!r}"
                 )
         self.scale = float(scale)
         self.warmup_slope = float(warmup_slope)

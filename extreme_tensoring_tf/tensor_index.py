@@ -134,7 +134,7 @@ def _fold(n, splits):
     return Fold(n, (_fold(a, splits - 1), _fold(b, splits - 1)))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _index_from_level(shape, level):
     if level == "inf":
         rows = Fold(math.prod(shape[:-1]), kept=False)
@@ -165,9 +165,7 @@ def _index_from_folds(folds):
 def _join(folds):
     if len(folds) == 1:
         return folds[0]
-    return Fold(
-        math.prod(f.size for f in folds), tuple(folds), kept=bool(folds)
-    )
+    return Fold(math.prod(f.size for f in folds), tuple(folds), kept=bool(folds))
 
 
 def _halves(folds):
@@ -175,8 +173,7 @@ def _halves(folds):
     cut = min(
         range(len(folds)),
         key=lambda k: (
-            math.prod(f.size for f in folds[:k])
-            + math.prod(f.size for f in folds[k:])
+            math.prod(f.size for f in folds[:k]) + math.prod(f.size for f in folds[k:])
         ),
     )
     return _join(folds[:cut]), _join(folds[cut:])
@@ -255,9 +252,7 @@ def _group_by_axes(shape, leaves):
             run.append(leaves.pop(0))
         if math.prod(f.size for f in run) != n:
             return None
-        folds.append(
-            _join([f for f in run if f.kept] or [Fold(1, kept=False)])
-        )
+        folds.append(_join([f for f in run if f.kept] or [Fold(1, kept=False)]))
     return folds
 
 

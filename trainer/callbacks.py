@@ -6,7 +6,7 @@ import time
 import keras
 import tqdm
 
-from trainer import checkpoints
+from trainer import run_folder
 
 
 class StepLosses(keras.callbacks.Callback):
@@ -107,7 +107,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def _save(self):
         if self._saved != self._step:
-            checkpoints.save(
+            run_folder.save_checkpoint(
                 self.model, self._output_dir, self._step, self._keep
             )
             self._saved = self._step

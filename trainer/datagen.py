@@ -38,9 +38,7 @@ def generate(problem, tmp_dir, data_dir, max_length=None):
     paths = dataset.Paths(data_dir, problem.name)
     pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
     paths.description.unlink(missing_ok=True)
-    model = tokenizer.train(
-        problem.sentences("train", tmp_dir), problem.vocab_size
-    )
+    model = tokenizer.train(problem.sentences("train", tmp_dir), problem.vocab_size)
     _write_atomically(paths.tokenizer, lambda path: path.write_bytes(model))
     processor = tokenizer.load(paths.tokenizer)
     splits = {
@@ -88,16 +86,12 @@ def _write_split(sentences, processor, path, max_length):
 
     def write(partial):
         nonlocal totals, tokens, rows
-        writer = array_record_module.ArrayRecordWriter(
-            str(partial), "group_size:1"
-        )
+        writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
         try:
             sequences = _sequences(sentences, processor, max_length)
             for ids, counts in packing.pack(sequences, max_length):
                 sums = [sum(column) for column in zip(*counts)]
-                writer.write(
-                    dataset.encode_row(ids, sums[1], sums[2], max_length)
-                )
+                writer.write(dataset.encode_row(ids, sums[1], sums[2], max_length))
                 totals = [a + b for a, b in zip(totals, sums)]
                 tokens += len(ids)
                 rows += 1

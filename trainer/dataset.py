@@ -115,6 +115,17 @@ class RowSource:
         return decode_row(self._source[index])
 
 
+def rows_per_batch(batch_size, max_length):
+    """Rows that a batch of `batch_size` tokens holds."""
+    rows = batch_size // max_length
+    if not rows:
+        raise UsageError(
+            f"batch_size={batch_size} tokens is smaller than one row of "
+            f"{max_length}: choose batch_size >= {max_length}"
+        )
+    return rows
+
+
 def training_batches(source, rows_per_batch, seed, start_step=0):
     """Endless batches of shuffled rows for `model.fit`, from `start_step` on.
 

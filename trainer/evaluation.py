@@ -8,6 +8,8 @@ import numpy as np
 from keras import ops
 
 from trainer import dataset
+from trainer import run_folder
+from trainer.errors import UsageError
 from trainer.tokenizer import EOS_ID
 from trainer.tokenizer import PAD_ID
 
@@ -78,9 +80,7 @@ class _TokenScores(keras.layers.Layer):
     def call(self, row, logits):
         logits = ops.cast(logits, "float32")
         real = ops.cast(ops.not_equal(row, PAD_ID), "float32")
-        nats = ops.sparse_categorical_crossentropy(
-            row, logits, from_logits=True
-        )
+        nats = ops.sparse_categorical_crossentropy(row, logits, from_logits=True)
         best = ops.cast(ops.argmax(logits, axis=-1), row.dtype)
         correct = ops.cast(ops.equal(best, row), "float32")
         return nats * real, correct * real
@@ -125,3 +125,27 @@ def evaluate(scoring_model, source, rows_per_batch, max_batches=None):
         nats=nats,
         correct=correct,
     )
+
+
+def evaluate_checkpoint(
+    path, data_dir, problem, split, tokens_per_batch, max_batches=None
+):
+    """Evaluates a saved model on a split of generated data.
+
+    Raises:
+        UsageError: the data has other rows or another vocabulary than the model.
+    """
+    description = dataset.load_description(data_dir, problem)
+    source = dataset.RowSource(data_dir, problem, split)
+    model = run_folder.load_checkpoint(path)
+    for what, data, trained in (
+        ("max_length", description.max_length, model.input_shape[1]),
+        ("vocab_size", description.vocab_size, model.output_shape[2]),
+    ):
+        if data != trained:
+            raise UsageError(
+                f"{data_dir} has {what}={data}, but {path} was trained with "
+                f"{trained}: give the --data_dir of its training"
+            )
+    rows = dataset.rows_per_batch(tokens_per_batch, description.max_length)
+    return evaluate(scorer(model), source, rows, max_batches)

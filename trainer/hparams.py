@@ -37,9 +37,7 @@ class HParams:
                     f"--hparams item {item!r} is not of the form name=value"
                 )
             if name not in fields:
-                raise UsageError(
-                    f"unknown hparam {name!r}. Known: {', '.join(fields)}"
-                )
+                raise UsageError(f"unknown hparam {name!r}. Known: {', '.join(fields)}")
             try:
                 changes[name] = fields[name](text)
             except ValueError:
@@ -75,13 +73,9 @@ def transformer_base():
 
 @registry.hparams_sets.register
 def transformer_small():
-    return HParams(
-        num_hidden_layers=2, hidden_size=256, filter_size=1024, num_heads=4
-    )
+    return HParams(num_hidden_layers=2, hidden_size=256, filter_size=1024, num_heads=4)
 
 
 @registry.hparams_sets.register
 def transformer_tiny():
-    return HParams(
-        num_hidden_layers=2, hidden_size=128, filter_size=512, num_heads=4
-    )
+    return HParams(num_hidden_layers=2, hidden_size=128, filter_size=512, num_heads=4)

@@ -24,9 +24,7 @@ class SmoothedCrossEntropy(keras.losses.Loss):
 
     def call(self, labels, logits):
         logits = ops.cast(logits, "float32")
-        nats = ops.sparse_categorical_crossentropy(
-            labels, logits, from_logits=True
-        )
+        nats = ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
         if not self.label_smoothing:
             return nats
         # The smoothed loss moves s/(V-1) per token to each other token:
@@ -34,9 +32,7 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         vocab_size = logits.shape[-1]
         others = self.label_smoothing / (vocab_size - 1)
         label = ops.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-        return nats + others * (
-            vocab_size * label - ops.sum(logits, axis=-1)
-        )
+        return nats + others * (vocab_size * label - ops.sum(logits, axis=-1))
 
     def get_config(self):
         return {**super().get_config(), "label_smoothing": self.label_smoothing}

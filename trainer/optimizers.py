@@ -42,9 +42,7 @@ _register("adam", 0.03, keras.optimizers.Adam, beta_2=0.997, epsilon=1e-9)
 _register("adafactor", 0.3, keras.optimizers.Adafactor, relative_step=False)
 _register("lion", 0.003, keras.optimizers.Lion)
 for _level, _constant in ((1, 6.0), (2, 20.0), (3, 40.0), ("inf", 80.0)):
-    _register(
-        f"et{_level}", _constant, ExtremeTensoring, level=_level, epsilon=1e-12
-    )
+    _register(f"et{_level}", _constant, ExtremeTensoring, level=_level, epsilon=1e-12)
 for _level in (1, 2, 3):
     _register(
         f"et{_level}_rank1",

@@ -35,9 +35,7 @@ class Registry:
     def get(self, name):
         names = self.names()
         if name not in self._entries:
-            raise UsageError(
-                f"unknown {self.kind} {name!r}. Known: {', '.join(names)}"
-            )
+            raise UsageError(f"unknown {self.kind} {name!r}. Known: {', '.join(names)}")
         return self._entries[name]
 
 

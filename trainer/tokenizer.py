@@ -25,9 +25,7 @@ def train(sentences, vocab_size) -> bytes:
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=itertools.islice(
-            iter(sentences), MAX_TRAINING_SENTENCES
-        ),
+        sentence_iterator=itertools.islice(iter(sentences), MAX_TRAINING_SENTENCES),
         model_writer=model,
         vocab_size=vocab_size,
         hard_vocab_limit=False,

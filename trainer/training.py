@@ -7,12 +7,12 @@ import keras
 import numpy as np
 
 from trainer import callbacks
-from trainer import checkpoints
 from trainer import dataset
 from trainer import evaluation
 from trainer import losses
 from trainer import optimizers
 from trainer import registry
+from trainer import run_folder
 from trainer.errors import UsageError
 from trainer.hparams import HParams
 
@@ -54,6 +54,7 @@ class Result:
     train_loss: float  # of the last step
     evaluations: list  # (step, Evaluation)
     state_scalars: int
+    checkpoint: str | None  # path of the last one
 
     def __str__(self):
         step, final = self.evaluations[-1]
@@ -66,26 +67,13 @@ class Result:
         )
 
 
-def rows_per_batch(hparams, max_length):
-    """Rows that a batch of `hparams.batch_size` tokens holds."""
-    rows = hparams.batch_size // max_length
-    if not rows:
-        raise UsageError(
-            f"batch_size={hparams.batch_size} tokens is smaller than one row of "
-            f"{max_length}: choose batch_size >= {max_length}"
-        )
-    return rows
-
-
 def optimizer_state_scalars(optimizer):
     """Scalars of state: without counters and the learning rate."""
     if hasattr(optimizer, "state_size"):
         return optimizer.state_size
     counters = {"iteration", "learning_rate"}
     return sum(
-        int(np.prod(v.shape))
-        for v in optimizer.variables
-        if v.name not in counters
+        int(np.prod(v.shape)) for v in optimizer.variables if v.name not in counters
     )
 
 
@@ -93,9 +81,7 @@ def build(run, description):
     """The compiled model of a run, at step 0."""
     keras.utils.set_random_seed(run.seed)
     make_model = registry.models.get(run.model)
-    model = make_model(
-        run.hparams, description.vocab_size, description.max_length
-    )
+    model = make_model(run.hparams, description.vocab_size, description.max_length)
     jit_compile = {"auto": "auto", "true": True, "false": False}
     model.compile(
         optimizer=optimizers.create(run.hparams),
@@ -116,7 +102,7 @@ def train(run) -> Result:
     if run.train_steps < 1:
         raise UsageError(f"train_steps must be >= 1. Got {run.train_steps}")
     description = dataset.load_description(run.data_dir, run.problem)
-    rows = rows_per_batch(run.hparams, description.max_length)
+    rows = dataset.rows_per_batch(run.hparams.batch_size, description.max_length)
     train_rows = dataset.RowSource(run.data_dir, run.problem, "train")
     dev_rows = dataset.RowSource(run.data_dir, run.problem, "dev")
     if rows > len(train_rows):
@@ -127,9 +113,9 @@ def train(run) -> Result:
     registry.optimizers.get(run.hparams.optimizer)
     newest = None
     if run.output_dir:
-        checkpoints.write_config(run.output_dir, run.identity())
-        newest = checkpoints.latest(run.output_dir)
-    model = checkpoints.load(newest) if newest else build(run, description)
+        run_folder.write_config(run.output_dir, run.identity())
+        newest = run_folder.latest_checkpoint(run.output_dir)
+    model = run_folder.load_checkpoint(newest) if newest else build(run, description)
     start_step = int(model.optimizer.iterations)
     if start_step >= run.train_steps:
         raise UsageError(
@@ -141,15 +127,11 @@ def train(run) -> Result:
     scoring_model = evaluation.scorer(model)
 
     def evaluate():
-        return evaluation.evaluate(
-            scoring_model, dev_rows, rows, run.eval_batches
-        )
+        return evaluation.evaluate(scoring_model, dev_rows, rows, run.eval_batches)
 
     summaries = None
     if run.output_dir:
-        summaries = callbacks.Summaries(
-            run.output_dir, start_step, tokens_per_step
-        )
+        summaries = callbacks.Summaries(run.output_dir, start_step, tokens_per_step)
     evaluations = callbacks.Evaluations(
         evaluate, start_step, run.eval_frequency, summaries
     )
@@ -157,9 +139,7 @@ def train(run) -> Result:
     active = [
         callbacks.StepLosses(),
         clock,
-        callbacks.ProgressBar(
-            start_step, run.train_steps, tokens_per_step, run.label
-        ),
+        callbacks.ProgressBar(start_step, run.train_steps, tokens_per_step, run.label),
         evaluations,
     ]
     if run.output_dir:
@@ -188,6 +168,7 @@ def train(run) -> Result:
         train_loss=clock.loss,
         evaluations=evaluations.history,
         state_scalars=optimizer_state_scalars(model.optimizer),
+        checkpoint=run.output_dir and str(run_folder.latest_checkpoint(run.output_dir)),
     )
 
 

@@ -74,9 +74,7 @@ class SelfAttention(layers.Layer):
             )
             dense.build(input_shape)
             setattr(self, f"{name}_dense", dense)
-        self.weights_dropout = layers.Dropout(
-            self.dropout, dtype=self.dtype_policy
-        )
+        self.weights_dropout = layers.Dropout(self.dropout, dtype=self.dtype_policy)
 
     def call(self, x, mask, training=None):
         """(B, T, D), (B, T, T) -> (B, T, D)."""
@@ -111,17 +109,17 @@ def _block(x, mask, hparams, name):
         return x + layers.Dropout(rate)(y)
 
     def normalized(x, sublayer):
-        return layers.LayerNormalization(
-            epsilon=1e-6, name=f"{name}_{sublayer}_norm"
-        )(x)
+        return layers.LayerNormalization(epsilon=1e-6, name=f"{name}_{sublayer}_norm")(
+            x
+        )
 
     attention = SelfAttention(
         hparams.num_heads, hparams.attention_dropout, name=f"{name}_attention"
     )
     x = residual(x, attention(normalized(x, "attention"), mask))
-    y = layers.Dense(
-        hparams.filter_size, activation="relu", name=f"{name}_ffn_in"
-    )(normalized(x, "ffn"))
+    y = layers.Dense(hparams.filter_size, activation="relu", name=f"{name}_ffn_in")(
+        normalized(x, "ffn")
+    )
     y = layers.Dropout(hparams.relu_dropout)(y)
     y = layers.Dense(hparams.hidden_size, name=f"{name}_ffn_out")(y)
     return residual(x, y)
@@ -146,9 +144,7 @@ def transformer_lm(hparams, vocab_size, max_length):
     embedding = layers.ReversibleEmbedding(
         vocab_size,
         size,
-        embeddings_initializer=keras.initializers.RandomNormal(
-            stddev=size**-0.5
-        ),
+        embeddings_initializer=keras.initializers.RandomNormal(stddev=size**-0.5),
         reverse_dtype="float32",
         name="embedding",
     )

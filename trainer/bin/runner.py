@@ -16,6 +16,19 @@ def no_arguments(argv):
         )
 
 
+def require(*holders):
+    """Refuses a run that lacks a flag it cannot do without."""
+    missing = [f"--{h.name}" for h in holders if h.value is None]
+    if missing:
+        raise UsageError(f"{', '.join(missing)} must be given. See --help.")
+
+
+def require_positive(*holders):
+    for holder in holders:
+        if holder.value < 1:
+            raise UsageError(f"--{holder.name} must be >= 1. Got {holder.value}")
+
+
 def entry_point(main, usage, module):
     """A function without arguments that runs `main(argv)` as a program.
 

@@ -30,7 +30,15 @@ PRESETS = {
         "learning_rate_warmup_steps=50",
         "train_steps": 300,
         "candidates": 1,
-        "optimizers": ["sgd", "adagrad", "adam", "et1", "et2", "et3", "et2_rank1"],
+        "optimizers": [
+            "sgd",
+            "adagrad",
+            "adam",
+            "et1",
+            "et2",
+            "et3",
+            "et2_rank1",
+        ],
         "samples": 3,
     },
     # Real GBW sentences: about half a minute a run on two cores.
@@ -41,7 +49,19 @@ PRESETS = {
         "hparams": "batch_size=2048,learning_rate_warmup_steps=100",
         "train_steps": 600,
         "candidates": 3,
-        "optimizers": ["sgd", "adagrad", "adam", "adafactor", "et1", "et2", "et3", "etinf", "et1_rank1", "et2_rank1", "et3_rank1"],
+        "optimizers": [
+            "sgd",
+            "adagrad",
+            "adam",
+            "adafactor",
+            "et1",
+            "et2",
+            "et3",
+            "etinf",
+            "et1_rank1",
+            "et2_rank1",
+            "et3_rank1",
+        ],
         "samples": 0,
     },
 }
@@ -96,9 +116,7 @@ def main(argv):
         candidates=setting("candidates", _CANDIDATES),
         seed=_SEED.value,
     )
-    best = [
-        experiment.tune(name) for name in setting("optimizers", _OPTIMIZERS)
-    ]
+    best = [experiment.tune(name) for name in setting("optimizers", _OPTIMIZERS)]
     floor = known_perplexity(setting("tmp_dir", _TMP_DIR))
     print(table(best, floor))
     plot(best, floor, output_dir / "perplexity_against_memory.png")
@@ -115,6 +133,7 @@ class Experiment:
     train_steps: int
     candidates: int
     seed: int
+    _model: object = None  # trained last
 
     @property
     def data_dir(self):
@@ -131,20 +150,15 @@ class Experiment:
         center = registry.optimizers.get(optimizer).learning_rate_constant
         steps = range(self.candidates)
         results = {
-            k: self.run(optimizer, center * 3.0 ** (k - len(steps) // 2))
-            for k in steps
+            k: self.run(optimizer, center * 3.0 ** (k - len(steps) // 2)) for k in steps
         }
         while self.candidates > 1:
             best = min(results, key=lambda k: results[k]["dev"]["nats_per_token"])
             if min(results) < best < max(results) or len(results) > 8:
                 break
             k = best - 1 if best == min(results) else best + 1
-            results[k] = self.run(
-                optimizer, center * 3.0 ** (k - len(steps) // 2)
-            )
-        return min(
-            results.values(), key=lambda r: r["dev"]["nats_per_token"]
-        )
+            results[k] = self.run(optimizer, center * 3.0 ** (k - len(steps) // 2))
+        return min(results.values(), key=lambda r: r["dev"]["nats_per_token"])
 
     def run(self, optimizer, constant):
         """Trains once, or reads the result of the run that was made before."""
@@ -196,6 +210,21 @@ class Experiment:
         self._model = result.model
         return record
 
+    def print_samples(self, result, count):
+        """Prints sentences of the model trained last by this process."""
+        from trainer import dataset
+        from trainer import sampling
+        from trainer import tokenizer
+
+        if self._model is None:
+            print("no sample: every run was finished before")
+            return
+        paths = dataset.Paths(self.data_dir, PROBLEM)
+        processor = tokenizer.load(paths.tokenizer)
+        print(f"sampled with {result['optimizer']}:")
+        for sentence in sampling.sample(self._model, processor, count):
+            print(f"  {sentence}")
+
     def finished(self):
         if not self.results_file.is_file():
             return []
@@ -240,9 +269,7 @@ def plot(results, floor, path):
         x, y = r["state_bytes"], r["dev"]["perplexity_per_word"]
         ours = r["optimizer"].startswith("et")
         axes.plot(x, y, "o" if ours else "s", color="C0" if ours else "C7")
-        axes.annotate(
-            r["optimizer"], (x, y), (5, 5), textcoords="offset points"
-        )
+        axes.annotate(r["optimizer"], (x, y), (5, 5), textcoords="offset points")
     if floor:
         axes.axhline(floor, color="C3", linestyle=":")
         axes.annotate(

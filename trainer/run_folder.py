@@ -1,16 +1,16 @@
-"""Checkpoints: `.keras` files with weights and optimizer, and the run's config."""
+"""The folder of a run: its configuration and its checkpoints.
+
+    config.json                     what must not change within the folder
+    checkpoints/model-STEP.keras    model, weights, optimizer and its state
+
+Imports Keras only where a checkpoint is loaded.
+"""
 
 import json
 import os
 import pathlib
 import re
 
-import keras
-
-# Loading needs the classes that a checkpoint names.
-import extreme_tensoring_tf  # noqa: F401
-from trainer import losses  # noqa: F401
-from trainer import transformer  # noqa: F401
 from trainer.errors import UsageError
 
 _NAME = re.compile(r"model-(\d+)\.keras")
@@ -22,13 +22,13 @@ def _by_step(output_dir):
     return sorted((int(m.group(1)), f) for m, f in matches if m)
 
 
-def latest(output_dir):
+def latest_checkpoint(output_dir):
     """Path of the newest checkpoint of a run, or None."""
     found = _by_step(output_dir)
     return found[-1][1] if found else None
 
 
-def save(model, output_dir, step, keep):
+def save_checkpoint(model, output_dir, step, keep):
     """Writes a checkpoint aside, renames it, and drops all but `keep`."""
     folder = pathlib.Path(output_dir) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,8 +41,15 @@ def save(model, output_dir, step, keep):
     return path
 
 
-def load(path):
+def load_checkpoint(path):
     """Loads a checkpoint: model, optimizer state and all."""
+    import keras
+
+    # Loading needs the classes that a checkpoint names.
+    import extreme_tensoring_tf  # noqa: F401
+    from trainer import losses  # noqa: F401
+    from trainer import transformer  # noqa: F401
+
     try:
         return keras.saving.load_model(path)
     except (ValueError, OSError) as error:

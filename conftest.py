@@ -1,0 +1,26 @@
+"""Settings and fixtures of every test run."""
+
+import os
+import pathlib
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+PROBLEM = "languagemodel_lm1b2k_packed"
+TESTDATA = pathlib.Path(__file__).parent / "testdata"
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """Packed rows of 32 tokens made from the head of testdata's corpus."""
+    from testdata import generate
+    from trainer import datagen
+    from trainer import registry
+
+    folder = tmp_path_factory.mktemp("data")
+    generate.write_corpus(folder / "text", train_sentences=(1500, 500), dev=200)
+    datagen.generate(
+        registry.problems.get(PROBLEM), folder / "text", folder, max_length=32
+    )
+    return folder

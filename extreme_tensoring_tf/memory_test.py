@@ -1,0 +1,71 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from extreme_tensoring_tf import ExtremeTensoring
+from extreme_tensoring_tf import memory_report
+
+SHAPES = [(), (7,), (12, 16), (3, 3, 4, 8)]
+KERAS_OPTIMIZERS = {
+    "sgd": keras.optimizers.SGD(),
+    "momentum": keras.optimizers.SGD(momentum=0.9),
+    "adagrad": keras.optimizers.Adagrad(),
+    "rmsprop": keras.optimizers.RMSprop(),
+    "adam": keras.optimizers.Adam(),
+    "adafactor": keras.optimizers.Adafactor(),
+    "lion": keras.optimizers.Lion(),
+}
+
+
+def variables():
+    return [keras.Variable(np.ones(shape), dtype="float32") for shape in SHAPES]
+
+
+@pytest.mark.parametrize("name", KERAS_OPTIMIZERS)
+def test_reports_what_keras_allocates(name):
+    optimizer = KERAS_OPTIMIZERS[name]
+    optimizer.build(variables())
+    allocated = sum(
+        int(np.prod(v.shape))
+        for v in optimizer.variables
+        if v.name not in ("iteration", "learning_rate")
+    )
+    totals = memory_report(SHAPES, [name]).to_dict()["totals"]
+    assert totals[name] == {"scalars": allocated, "bytes": 4 * allocated}
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"level": 3, "beta_1": 0.9}])
+def test_reports_our_state_size(kwargs):
+    optimizer = ExtremeTensoring(name="ours", **kwargs)
+    totals = memory_report(variables(), [optimizer]).totals
+    optimizer.build(variables())
+    assert totals["ours"]["scalars"] == optimizer.state_size
+    level = f"et{kwargs.get('level', 2)}"
+    if not kwargs.get("beta_1"):
+        assert memory_report(SHAPES, [level]).totals[level] == totals["ours"]
+
+
+def test_table_and_numbers():
+    report = memory_report({"kernel": (2000, 512), "bias": (512,)})
+    lines = str(report).splitlines()
+    assert lines[0].split()[:3] == ["variable", "shape", "dims"]
+    kernel = next(line for line in lines if line.startswith("kernel"))
+    assert "2000x512" in kernel and "40x50x16x32" in kernel
+    assert "2,048,000" in kernel and " 138 " in kernel
+    numbers = json.loads(json.dumps(report.to_dict()))
+    assert numbers["variables"][0]["optimizers"]["et2"]["dims"] == [40, 50, 16, 32]
+    assert numbers["totals"]["et2"] == {"scalars": 186, "bytes": 744}
+
+
+def test_model():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6)])
+    assert memory_report(model, ["adam"]).totals["adam"]["scalars"] == 2 * 30
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="Received: 'shampoo'"):
+        memory_report(SHAPES, ["shampoo"])
+    with pytest.raises(ValueError, match="no trainable variable"):
+        memory_report(keras.Sequential())

@@ -1,0 +1,117 @@
+"""The binaries as a stranger uses them: in a process of their own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from conftest import PROBLEM
+
+TRAIN = "--hparams_set=transformer_tiny --hparams=batch_size=256"
+
+
+def call(binary, *arguments):
+    process = subprocess.run(
+        [sys.executable, "-m", f"trainer.bin.{binary}", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONWARNINGS": "default"},
+    )
+    return process.returncode, process.stdout, process.stderr
+
+
+@pytest.mark.parametrize("binary", ["et_datagen", "et_trainer", "et_eval"])
+def test_help_is_complete_and_light(binary):
+    status, out, _ = call(binary, "--help")
+    assert status == 0
+    assert out.startswith(binary.replace("_", "-") + ":")
+    assert "--data_dir" in out
+    light = (
+        f"import sys, trainer.bin.{binary}; "
+        "sys.exit(bool({'keras', 'tensorflow', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", light]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "binary, arguments, message",
+    [
+        ("et_datagen", "", "--problem, --data_dir, --tmp_dir must be given"),
+        (
+            "et_datagen",
+            "--problem=ptb --data_dir=d --tmp_dir=t",
+            "unknown problem 'ptb'. Known: languagemodel_lm1b2k_packed",
+        ),
+        (
+            "et_datagen",
+            "--problem={problem} --data_dir={tmp}/d --tmp_dir={tmp}/none",
+            "none is not a folder",
+        ),
+        ("et_trainer", "--problm=x", "Unknown command line flag 'problm'"),
+        ("et_trainer", "train", "unexpected argument 'train'"),
+        ("et_trainer", "--train_steps=many", "--train_steps"),
+        (
+            "et_trainer",
+            "--problem={problem} --data_dir={tmp}/none --output_dir={tmp}/run",
+            "none is not a folder",
+        ),
+        (
+            "et_trainer",
+            "--problem={problem} --data_dir={data} --output_dir={tmp}/run "
+            "--hparams=batch_size=large",
+            "hparam batch_size must be of type int",
+        ),
+        (
+            "et_trainer",
+            "--problem={problem} --data_dir={data} --output_dir={tmp}/run "
+            "--hparams=batch_size=16",
+            "smaller than one row of 32",
+        ),
+        (
+            "et_trainer",
+            "--problem={problem} --data_dir={data} --output_dir={tmp}/run "
+            "--hparams=optimizer=et9",
+            "unknown optimizer 'et9'",
+        ),
+        (
+            "et_eval",
+            "--data_dir={data} --output_dir={tmp}",
+            "holds no run",
+        ),
+    ],
+)
+def test_bad_input_is_one_clear_line(data_dir, tmp_path, binary, arguments, message):
+    values = {"problem": PROBLEM, "data": data_dir, "tmp": tmp_path}
+    status, out, err = call(binary, *arguments.format(**values).split())
+    assert status == 1
+    assert out == ""
+    assert message in err
+    assert err.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())  # nothing half-written
+
+
+def test_train_continue_evaluate(data_dir, tmp_path):
+    train = [
+        f"--problem={PROBLEM}",
+        f"--data_dir={data_dir}",
+        f"--output_dir={tmp_path}",
+        "--hparams_set=transformer_tiny",
+        "--hparams=batch_size=256,learning_rate_warmup_steps=10",
+    ]
+    status, out, err = call("et_trainer", *train, "--train_steps=3")
+    assert status == 0, err
+    assert "perplexity per word" in out and "model-3.keras" in out
+    assert "tokens/s" in err and "loss=" in err
+    status, out, err = call("et_trainer", *train, "--train_steps=4")
+    assert status == 0, err
+    assert "step 4, optimizer et2" in out
+    status, out, err = call(
+        "et_eval", f"--data_dir={data_dir}", f"--output_dir={tmp_path}", "--json"
+    )
+    assert status == 0, err
+    figures = json.loads(out)
+    assert figures["sentences"] == 200
+    assert 0 < figures["accuracy"] < 1

@@ -1,0 +1,86 @@
+r"""et-trainer: trains a language model, or continues from its last checkpoint.
+
+    et-trainer --problem=languagemodel_lm1b32k_packed --data_dir=data \
+        --hparams_set=transformer_base --hparams=optimizer=et2 \
+        --output_dir=run --train_steps=500000
+"""
+
+from absl import flags
+
+from trainer.bin import runner
+
+_PROBLEM = flags.DEFINE_string("problem", None, "Name of the problem.")
+_MODEL = flags.DEFINE_string("model", "transformer_lm", "Name of the model.")
+_HPARAMS_SET = flags.DEFINE_string(
+    "hparams_set", "transformer_base", "Name of the set of hyperparameters."
+)
+_HPARAMS = flags.DEFINE_string(
+    "hparams", "", "Changes to the set: name=value,name=value."
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that et-datagen wrote.")
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Folder for checkpoints and TensorBoard summaries."
+)
+_TRAIN_STEPS = flags.DEFINE_integer(
+    "train_steps", 250_000, "Step to stop at, earlier runs counted."
+)
+_EVAL_FREQUENCY = flags.DEFINE_integer(
+    "local_eval_frequency", 1000, "Steps between evaluations."
+)
+_EVAL_STEPS = flags.DEFINE_integer(
+    "eval_steps", 0, "Batches of an evaluation; 0 covers the whole split."
+)
+_CHECKPOINT_FREQUENCY = flags.DEFINE_integer(
+    "save_checkpoints_steps", 1000, "Steps between checkpoints."
+)
+_KEEP = flags.DEFINE_integer(
+    "keep_checkpoint_max", 3, "Checkpoints kept, the newest ones."
+)
+_SEED = flags.DEFINE_integer(
+    "random_seed", 0, "Seed of the initialization and of the data's order."
+)
+_JIT_COMPILE = flags.DEFINE_enum(
+    "xla_compile",
+    "auto",
+    ["auto", "true", "false"],
+    "XLA for the whole step. The optimizer has its own, always on.",
+)
+
+
+def main(argv):
+    runner.no_arguments(argv)
+    runner.require(_PROBLEM, _DATA_DIR, _OUTPUT_DIR)
+    runner.require_positive(_TRAIN_STEPS, _EVAL_FREQUENCY, _CHECKPOINT_FREQUENCY, _KEEP)
+    from trainer import dataset
+    from trainer import registry
+
+    # What can be wrong is found before Keras is imported.
+    hparams = registry.hparams_sets.get(_HPARAMS_SET.value)().override(_HPARAMS.value)
+    registry.problems.get(_PROBLEM.value)
+    dataset.load_description(_DATA_DIR.value, _PROBLEM.value)
+    from trainer import training
+
+    result = training.train(
+        training.Run(
+            problem=_PROBLEM.value,
+            model=_MODEL.value,
+            data_dir=_DATA_DIR.value,
+            output_dir=_OUTPUT_DIR.value,
+            hparams=hparams,
+            train_steps=_TRAIN_STEPS.value,
+            seed=_SEED.value,
+            jit_compile=_JIT_COMPILE.value,
+            eval_frequency=_EVAL_FREQUENCY.value,
+            eval_batches=_EVAL_STEPS.value,
+            checkpoint_frequency=_CHECKPOINT_FREQUENCY.value,
+            checkpoints_kept=_KEEP.value,
+        )
+    )
+    print(result)
+    print(f"checkpoint: {result.checkpoint}")
+
+
+run = runner.entry_point(main, __doc__, __name__)
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,112 @@
+import json
+
+import pytest
+
+from conftest import PROBLEM
+from testdata.generate import DEV
+from testdata.generate import FOLDER
+from testdata.generate import TRAIN
+from trainer import datagen
+from trainer import dataset
+from trainer import registry
+from trainer import tokenizer
+from trainer.errors import UsageError
+
+
+def write_text(root, train, dev="ti .\n"):
+    for name, text in ((TRAIN.format(1), train), (DEV, dev)):
+        path = root / FOLDER / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def sentences_of(path):
+    return path.read_text().splitlines()
+
+
+def test_rows_hold_exactly_the_text(data_dir):
+    description = dataset.load_description(data_dir, PROBLEM)
+    paths = dataset.Paths(data_dir, PROBLEM)
+    processor = tokenizer.load(paths.tokenizer)
+    text = data_dir / "text" / FOLDER / DEV
+    source = dataset.RowSource(data_dir, PROBLEM, "dev")
+    decoded, words, size, tokens = [], 0, 0, 0
+    for header, ids in (source[i] for i in range(len(source))):
+        words, size = words + header[0], size + header[1]
+        tokens += int((ids != 0).sum())
+        sentence = []
+        for token in ids[ids != 0].tolist():
+            sentence.append(token)
+            if token == tokenizer.EOS_ID:
+                decoded.append(processor.decode(sentence[:-1]))
+                sentence = []
+        assert not sentence or len(sentence) == description.max_length
+    # Sentences of more than 32 tokens come in pieces; the others are whole.
+    assert set(decoded) - set(sentences_of(text)) == set(decoded) - set(
+        s for s in sentences_of(text) if len(processor.encode(s)) < 32
+    )
+    split = description.splits["dev"]
+    assert (split.words, split.bytes, split.tokens) == (words, size, tokens)
+    assert split.sentences == len(decoded) == 200
+    assert split.bytes == text.stat().st_size
+    assert split.words == len(text.read_text().split())
+    assert description.efficiency("train") > 0.93
+
+
+def test_the_same_text_gives_the_same_bytes(data_dir, tmp_path):
+    problem = registry.problems.get(PROBLEM)
+    datagen.generate(problem, data_dir / "text", tmp_path, max_length=32)
+    for name in (f"{PROBLEM}.model", f"{PROBLEM}.json", f"{PROBLEM}-dev.array_record"):
+        assert (tmp_path / name).read_bytes() == (data_dir / name).read_bytes()
+
+
+def test_any_text_survives(data_dir):
+    """Characters that the training text lacks become bytes, not unknown."""
+    processor = tokenizer.load(dataset.Paths(data_dir, PROBLEM).tokenizer)
+    for text in ("Ünïcode 雪 ½", "double  space", "ﬁne ①"):
+        assert processor.decode(processor.encode(text)) == text
+
+
+@pytest.mark.parametrize(
+    "prepare, message",
+    [
+        (lambda root: None, "is not a folder"),
+        (lambda root: root.mkdir(), "no file matches"),
+        (lambda root: write_text(root, train="\n \n"), "the train text is empty"),
+        (lambda root: write_text(root, "a b .\n", dev=""), "the dev text is empty"),
+    ],
+)
+def test_missing_or_empty_text(tmp_path, prepare, message):
+    prepare(tmp_path / "text")
+    with pytest.raises(UsageError, match=message):
+        datagen.generate(
+            registry.problems.get(PROBLEM), tmp_path / "text", tmp_path / "data"
+        )
+    assert not (tmp_path / "data").exists()
+
+
+def test_text_that_is_not_utf8(tmp_path):
+    write_text(tmp_path, train="a b .\n")
+    (tmp_path / FOLDER / TRAIN.format(1)).write_bytes(b"caf\xe9\n")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        datagen.generate(registry.problems.get(PROBLEM), tmp_path, tmp_path / "data")
+
+
+def test_an_interrupted_run_does_not_look_finished(data_dir, tmp_path, monkeypatch):
+    problem = registry.problems.get(PROBLEM)
+    datagen.generate(problem, data_dir / "text", tmp_path, max_length=32)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(datagen.packing, "pack", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        datagen.generate(problem, data_dir / "text", tmp_path, max_length=16)
+    with pytest.raises(UsageError, match="no complete data"):
+        dataset.load_description(tmp_path, PROBLEM)
+
+
+def test_description_is_plain_json(data_dir):
+    fields = json.loads(dataset.Paths(data_dir, PROBLEM).description.read_text())
+    assert fields["max_length"] == 32
+    assert fields["splits"]["train"]["sentences"] == 2000
