@@ -6,7 +6,8 @@ import math
 import keras
 from keras import ops
 
-from extreme_tensoring_tf import preconditioner as maths
+from extreme_tensoring_tf.preconditioner import Preconditioner
+from extreme_tensoring_tf.preconditioner import squared_sums
 from extreme_tensoring_tf.tensor_index import check_level
 from extreme_tensoring_tf.tensor_index import resolve
 
@@ -129,25 +130,15 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
             gradient_accumulation_steps=gradient_accumulation_steps,
             **kwargs,
         )
-        _check_choice("preconditioner", preconditioner, maths.PRECONDITIONERS)
-        _check_choice("epsilon_placement", epsilon_placement, maths.EPSILON_PLACEMENTS)
-        _check_choice("statistic", statistic, maths.STATISTICS)
-        _check_range("beta_1", beta_1, 0 <= beta_1 < 1, "in [0, 1)")
-        if beta_2 is not None:
-            _check_range("beta_2", beta_2, 0 < beta_2 < 1, "None or in (0, 1)")
-        if clip_threshold is not None:
-            _check_range(
-                "clip_threshold",
-                clip_threshold,
-                clip_threshold > 0,
-                "None or positive",
-            )
-        _check_range("epsilon", epsilon, epsilon >= 0, "at least 0")
-        if epsilon_placement == "product" and preconditioner == "rank_one":
+        if not 0 <= beta_1 < 1:
+            raise ValueError(f"`beta_1` must be in [0, 1). Received: beta_1={beta_1!r}")
+        if beta_2 is not None and not 0 < beta_2 < 1:
             raise ValueError(
-                '`epsilon_placement="product"` belongs to '
-                '`preconditioner="geometric_mean"`. Use "axis" with "rank_one".'
+                f"`beta_2` must be None or in (0, 1). Received: beta_2={beta_2!r}"
             )
+        self._preconditioner = Preconditioner(
+            preconditioner, epsilon, epsilon_placement, statistic, clip_threshold
+        )
         self.level = check_level(level)
         self.beta_1 = beta_1
         self.beta_2 = beta_2
@@ -207,10 +198,16 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         index = self._slots.indices[position]
         statistics = self._slots.statistics[position]
         dtype = statistics[0].dtype
-        gradient = ops.convert_to_tensor(gradient)  # sparse slices become dense
-        gradient = ops.reshape(ops.cast(gradient, dtype), index.view)
+        slice_ids = row_ids = None
+        if self._stays_sparse(gradient, index, variable.shape):
+            slice_ids, row_ids, matrix = sparse().touched_rows(
+                gradient, index, variable.shape, dtype
+            )
+        else:
+            matrix = ops.cast(ops.convert_to_tensor(gradient), dtype)
+            matrix = ops.reshape(matrix, index.view)
 
-        sums = maths.squared_sums(gradient, index)
+        sums = squared_sums(matrix, index, row_ids)
         finite = ops.isfinite(ops.sum(sums[0])) if self.skip_nonfinite else None
         t = self._count_update(position, finite, dtype)
 
@@ -221,25 +218,33 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         ]
         for slot, value in zip(statistics, accumulated):
             self.assign(slot, value)
+        if self.beta_2 is not None:
+            correction = _bias_correction(self.beta_2, t)
+            accumulated = [s / correction for s in accumulated]
 
-        direction = gradient
         if self.beta_1:
-            slot = self._slots.momentums[position]
-            old = ops.reshape(ops.cast(slot, dtype), index.view)
-            direction = _where(
-                finite, self.beta_1 * old + (1 - self.beta_1) * gradient, old
-            )
-            self.assign(slot, ops.reshape(ops.cast(direction, slot.dtype), slot.shape))
-            direction = direction / _bias_correction(self.beta_1, t)
-
-        step = self._precondition(direction, accumulated, index, t)
-        step = step * ops.cast(learning_rate, dtype)
-        step = ops.reshape(_where(finite, step, 0.0), variable.shape)
+            matrix = self._average_gradients(position, matrix, finite, t)
+        rate = ops.cast(learning_rate, dtype)
+        step = self._preconditioner.scale(matrix, accumulated, index, rate, row_ids)
+        step = _where(finite, step, 0.0)
+        if slice_ids is not None:
+            self.assign_sub(variable, sparse().slices(step, slice_ids, variable.shape))
+            return
+        step = ops.reshape(step, variable.shape)
         if keras.backend.standardize_dtype(variable.dtype) == dtype:
             self.assign_sub(variable, step)
         else:  # subtract before rounding to the variable's shorter dtype
             value = ops.cast(ops.convert_to_tensor(variable), dtype) - step
             self.assign(variable, ops.cast(value, variable.dtype))
+
+    def _stays_sparse(self, gradient, index, shape):
+        """Whether only the gathered rows are touched. Momentum moves every row."""
+        return (
+            keras.backend.backend() == "tensorflow"
+            and sparse().is_sparse(gradient)
+            and not self.beta_1
+            and sparse().fits(index, shape)
+        )
 
     def _count_update(self, position, finite, dtype):
         """Counts this update or skip. Returns t, the update's number from 1."""
@@ -251,30 +256,14 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         self.assign_add(counter, ops.stack([taken, 1 - taken]))
         return t
 
-    def _precondition(self, direction, sums, index, t):
-        """delta * direction, clipped to `clip_threshold`."""
-        if self.beta_2 is not None:
-            correction = _bias_correction(self.beta_2, t)
-            sums = [s / correction for s in sums]
-        counts = maths.slice_counts(index)
-        means = [s / ops.cast(n, s.dtype) for s, n in zip(sums, counts)]
-        row = col = None
-        if self.preconditioner == "rank_one":
-            mean = ops.sum(sums[0], keepdims=True) / float(counts[0].sum())
-            row, col = maths.rank_one_factors(means, mean, index, self.epsilon)
-        else:
-            statistics = sums if self.statistic == "sum" else means
-            if self.epsilon_placement == "axis" or self.epsilon == 0:
-                row, col = maths.geometric_mean_factors(statistics, index, self.epsilon)
-            else:
-                direction = direction * maths.geometric_mean_literal(
-                    statistics, index, self.epsilon
-                )
-        if self.clip_threshold is None:
-            return maths.scale(direction, row, col)
-        rms = maths.root_mean_square(direction, row, col)
-        shrink = 1 / ops.maximum(1.0, rms / self.clip_threshold)
-        return maths.scale(direction, row, col) * shrink
+    def _average_gradients(self, position, matrix, finite, t):
+        """First moment with bias correction, as in Adam."""
+        slot = self._slots.momentums[position]
+        old = ops.reshape(ops.cast(slot, matrix.dtype), matrix.shape)
+        new = self.beta_1 * old + (1 - self.beta_1) * matrix
+        new = _where(finite, new, old)
+        self.assign(slot, ops.reshape(ops.cast(new, slot.dtype), slot.shape))
+        return new / _bias_correction(self.beta_1, t)
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         update = super()._backend_update_step
@@ -329,6 +318,13 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         return config
 
 
+def sparse():
+    """The module for sparse gradients, which needs TensorFlow."""
+    from extreme_tensoring_tf import sparse
+
+    return sparse
+
+
 def _path(variable):
     return getattr(variable, "path", variable.name)
 
@@ -346,16 +342,3 @@ def _bias_correction(beta, t):
 
 def _where(condition, new, old):
     return new if condition is None else ops.where(condition, new, old)
-
-
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise ValueError(
-            f"`{name}` must be one of {', '.join(map(repr, choices))}. "
-            f"Received: {name}={value!r}"
-        )
-
-
-def _check_range(name, value, valid, expected):
-    if not valid:
-        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")

@@ -3,94 +3,38 @@
 A gradient is looked at as a matrix `g` of shape (m, n), a row-major view of the
 variable. A tensor index folds the m rows and the n columns into short axes:
 
-    variable (2000, 512), level 2:  rows 2000 -> (40, 50), columns 512 -> (16, 32)
-    state:                          S_1 .. S_4 of lengths 40, 50, 16, 32
+    variable (2000, 512), level 2: rows 2000 -> (40, 50), columns 512 -> (16, 32)
+    state:                         S_1 .. S_4 of lengths 40, 50, 16, 32
 
 Every S_i is a sum of squares over slices of the variable. A slice is a set of
 whole rows or of whole columns, so the row sums and the column sums of g**2 hold
 all of them. Likewise the preconditioner is the outer product of a row vector and
 a column vector. So a step reads the gradient twice, and every root, power and
 product of p factors is taken on short vectors.
+
+With `row_ids` the matrix holds some rows of the view only, the others being zero
+(sparse gradients). Then everything costs what those rows cost.
 """
+
+import dataclasses
+import math
 
 import numpy as np
 from keras import ops
 
+from extreme_tensoring_tf import folding
 from extreme_tensoring_tf.marginals import row_and_col_sums
 
-PRECONDITIONERS = ("geometric_mean", "rank_one")
-EPSILON_PLACEMENTS = ("axis", "product")
-STATISTICS = ("sum", "mean")
 
-
-def slice_sums(vector, fold):
-    """Sums of `vector` over the slices of each dim of `fold`.
-
-    Args:
-        vector: tensor or array of shape (fold.size,).
-        fold: a `tensor_index.Fold`.
-
-    Returns:
-        A list of vectors, one per entry of `fold.dims`, of those lengths.
-    """
-    if not fold.dims:
-        return []
-    if not fold.parts:
-        return [vector]
-    xp = np if isinstance(vector, np.ndarray) else ops
-    grid = xp.reshape(
-        xp.pad(vector, [(0, fold.cells - fold.size)])
-        if fold.cells > fold.size
-        else vector,
-        [part.size for part in fold.parts],
-    )
-    sums = []
-    for axis, part in enumerate(fold.parts):
-        others = tuple(a for a in range(len(fold.parts)) if a != axis)
-        sums += slice_sums(xp.sum(grid, axis=others), part)
-    return sums
-
-
-def outer(factors, fold, combine=ops.multiply):
-    """Spreads one vector per dim of `fold` over its axis, and combines them.
-
-    The inverse direction of `slice_sums`: entry j of the result is the product
-    (or `combine`) of the entries that index j has in each factor.
-
-    Args:
-        factors: iterator of vectors, consumed in the order of `fold.dims`.
-        fold: a `tensor_index.Fold`.
-        combine: binary function; `ops.add` where the factors are logarithms.
-
-    Returns:
-        A vector of length fold.size, or None if the fold keeps no dim.
-    """
-    if not fold.dims:
-        return None
-    if not fold.parts:
-        return next(factors)
-    rank = len(fold.parts)
-    grid = None
-    for axis, part in enumerate(fold.parts):
-        values = outer(factors, part, combine)
-        if values is None:
-            continue
-        shape = [1] * rank
-        shape[axis] = part.size
-        values = ops.reshape(values, shape)
-        grid = values if grid is None else combine(grid, values)
-    grid = ops.broadcast_to(grid, [part.size for part in fold.parts])
-    return ops.reshape(grid, (fold.cells,))[: fold.size]
-
-
-def squared_sums(matrix, index):
+def squared_sums(matrix, index, row_ids=None):
     """One vector per dim of `index`: the sums of matrix**2 over its slices.
 
     S_i[j] = sum over I with I_i = j of g[I]**2 (Algorithm 1, line 5).
 
     Args:
-        matrix: gradient of shape `index.view`.
+        matrix: gradient of shape `index.view`, or its rows `row_ids`.
         index: a `tensor_index.TensorIndex`.
+        row_ids: None, or int vector: the rows of the view that `matrix` holds.
 
     Returns:
         A list of vectors of lengths `index.dims`.
@@ -101,7 +45,11 @@ def squared_sums(matrix, index):
     rows, cols = row_and_col_sums(
         matrix, rows=bool(index.rows.dims), cols=bool(index.cols.dims)
     )
-    return slice_sums(rows, index.rows) + slice_sums(cols, index.cols)
+    if row_ids is None:
+        row_slices = folding.slice_sums(rows, index.rows)
+    else:
+        row_slices = folding.slice_sums_at(rows, row_ids, index.rows)
+    return row_slices + folding.slice_sums(cols, index.cols)
 
 
 def slice_counts(index):
@@ -112,9 +60,71 @@ def slice_counts(index):
     m, n = index.view
     if not (index.rows.dims or index.cols.dims):
         return [np.array([float(m * n)])]
-    return slice_sums(np.full(m, float(n)), index.rows) + slice_sums(
-        np.full(n, float(m)), index.cols
+    rows = folding.slice_sums(np.full(m, float(n)), index.rows)
+    return rows + folding.slice_sums(np.full(n, float(m)), index.cols)
+
+
+def geometric_mean_factors(statistics, epsilon):
+    """Factors of Algorithm 1, one per dim, epsilon added on each axis.
+
+    delta[I] = prod_i (epsilon + S_i[I_i]) ** (-1 / (2 p))
+
+    where
+        S_i: the statistics, one vector per dim,
+        p: the number of dims,
+        epsilon: in the units of g**2, whatever p is.
+
+    Each factor is rooted before the product: a float32 product of p sums would
+    over- or underflow. Source: arXiv 1902.04620, Algorithm 1, line 6.
+    """
+    exponent = -0.5 / len(statistics)
+    return [_power(s, s + epsilon, exponent) for s in statistics]
+
+
+def rank_one_factors(means, mean, epsilon):
+    """Factors of the product distribution closest to g**2, one per dim.
+
+    delta[I] = v[I] ** (-1/2),  v[I] = prod_i (M_i[I_i] + e) / (M + e) ** (p - 1)
+
+    where
+        M_i: mean of g**2 over the slices of dim i, accumulated,
+        M: its mean over the whole variable (`mean`, shape (1,)),
+        e: epsilon, p: the number of dims.
+
+    It is the rank-one tensor closest to the true second moment in KL divergence,
+    Adafactor's estimate for p = 2. Each factor is taken relative to M: a product
+    of p bare roots would overflow float32. Source: beyond the paper.
+    """
+    if len(means) == 1:
+        return [_power(means[0], means[0] + epsilon, -0.5)]
+    relative = _power(mean, mean + epsilon, -1.0)
+    root = _power(mean, mean + epsilon, -0.5)
+    factors = [_power(m, (m + epsilon) * relative, -0.5) for m in means]
+    return [factors[0] * root, *factors[1:]]
+
+
+def literal_geometric_mean(statistics, index, epsilon, row_ids=None):
+    """Full-size preconditioner of Algorithm 1 to the letter.
+
+    delta[I] = (epsilon + prod_i S_i[I_i]) ** (-1 / (2 p))
+
+    Exact and slow: it is no outer product, so it is taken per entry, in log
+    space. Source: arXiv 1902.04620, Algorithm 1, line 6.
+
+    Returns:
+        A tensor that broadcasts to the matrix.
+    """
+    logs = [ops.log(s) for s in statistics]
+    row, col = _row_and_col(logs, index, row_ids, ops.add)
+    log_product = 0.0 if col is None else col
+    if row is not None:
+        log_product = log_product + ops.expand_dims(row, 1)
+    log_epsilon = ops.cast(np.log(epsilon), log_product.dtype)
+    # log(epsilon + product). Only the product can be 0, its logarithm -inf.
+    log_sum = ops.maximum(log_product, log_epsilon) + ops.log1p(
+        ops.exp(-ops.abs(log_product - log_epsilon))
     )
+    return ops.exp(log_sum * (-0.5 / len(statistics)))
 
 
 def _power(statistic, base, exponent):
@@ -127,103 +137,114 @@ def _power(statistic, base, exponent):
     return ops.where(seen, ops.power(ops.where(seen, base, 1), exponent), 0)
 
 
-def _row_and_col(factors, index, combine=ops.multiply):
+def _row_and_col(factors, index, row_ids=None, combine=ops.multiply):
+    """Row vector and column vector whose outer product combines the factors."""
     factors = iter(factors)
     if not (index.rows.dims or index.cols.dims):
         return None, next(factors)  # shape (1,): broadcasts over the columns
-    return (
-        outer(factors, index.rows, combine),
-        outer(factors, index.cols, combine),
-    )
+    if row_ids is None:
+        row = folding.outer(factors, index.rows, combine)
+    else:
+        row = folding.outer_at(factors, row_ids, index.rows, combine)
+    return row, folding.outer(factors, index.cols, combine)
 
 
-def geometric_mean_factors(statistics, index, epsilon):
-    """Row and column factors of Algorithm 1, epsilon added on each axis.
+@dataclasses.dataclass(frozen=True)
+class Preconditioner:
+    """How statistics become a preconditioned direction: the checked settings.
 
-    delta[I] = prod_i (epsilon + S_i[I_i]) ** (-1 / (2 p))
-
-    where
-        S_i: the statistics, one vector per dim,
-        p: the number of dims,
-        epsilon: in the units of g**2, whatever p is.
-
-    Each factor is rooted before the product: a float32 product of p sums would
-    over- or underflow.
-
-    Returns:
-        (row, col) with delta = row[:, None] * col[None, :]. Either may be None,
-        for a factor of 1. Source: arXiv 1902.04620, Algorithm 1.
+    The fields are arguments of `ExtremeTensoring`, where they are explained.
     """
-    exponent = -0.5 / len(statistics)
-    return _row_and_col([_power(s, s + epsilon, exponent) for s in statistics], index)
+
+    form: str
+    epsilon: float
+    epsilon_placement: str
+    statistic: str
+    clip_threshold: float | None
+
+    def __post_init__(self):
+        for name, value, choices in (
+            ("preconditioner", self.form, ("geometric_mean", "rank_one")),
+            ("epsilon_placement", self.epsilon_placement, ("axis", "product")),
+            ("statistic", self.statistic, ("sum", "mean")),
+        ):
+            if value not in choices:
+                raise ValueError(
+                    f"`{name}` must be one of {', '.join(map(repr, choices))}. "
+                    f"Received: {name}={value!r}"
+                )
+        if not self.epsilon >= 0:
+            raise ValueError(
+                f"`epsilon` must be at least 0. Received: epsilon={self.epsilon!r}"
+            )
+        if self.clip_threshold is not None and not self.clip_threshold > 0:
+            raise ValueError(
+                "`clip_threshold` must be None or positive. "
+                f"Received: clip_threshold={self.clip_threshold!r}"
+            )
+        if self.epsilon_placement == "product" and self.form == "rank_one":
+            raise ValueError(
+                '`epsilon_placement="product"` belongs to '
+                '`preconditioner="geometric_mean"`. Use "axis" with "rank_one".'
+            )
+
+    def scale(self, direction, sums, index, learning_rate, row_ids=None):
+        """learning_rate * delta * direction, clipped to `clip_threshold`.
+
+        Args:
+            direction: matrix of shape `index.view`, or its rows `row_ids`.
+            sums: the statistics S_i, bias-corrected.
+            index: a `tensor_index.TensorIndex`.
+            learning_rate: scalar tensor.
+            row_ids: as in `squared_sums`.
+
+        Returns:
+            A matrix of the shape of `direction`.
+        """
+        row, col = None, None
+        if self.epsilon_placement == "axis" or self.epsilon == 0:
+            row, col = _row_and_col(self._factors(sums, index), index, row_ids)
+        else:
+            direction = direction * literal_geometric_mean(
+                self._statistics(sums, index), index, self.epsilon, row_ids
+            )
+        rate = learning_rate
+        if self.clip_threshold is not None:
+            rms = root_mean_square(direction, row, col, math.prod(index.view))
+            rate = rate / ops.maximum(1.0, rms / self.clip_threshold)
+        # The rate goes with a short vector: no further pass over the matrix.
+        if col is None:
+            direction = direction * rate
+        else:
+            direction = direction * (col * rate)
+        return direction if row is None else direction * ops.expand_dims(row, 1)
+
+    def _statistics(self, sums, index):
+        if self.statistic == "sum" and self.form == "geometric_mean":
+            return sums
+        counts = slice_counts(index)
+        return [s / ops.cast(n, s.dtype) for s, n in zip(sums, counts)]
+
+    def _factors(self, sums, index):
+        statistics = self._statistics(sums, index)
+        if self.form == "geometric_mean":
+            return geometric_mean_factors(statistics, self.epsilon)
+        # Every S_i adds up to the same total, that of the whole variable.
+        mean = ops.sum(sums[0], keepdims=True) / math.prod(index.view)
+        return rank_one_factors(statistics, mean, self.epsilon)
 
 
-def geometric_mean_literal(statistics, index, epsilon):
-    """Full-size preconditioner of Algorithm 1 to the letter.
+def root_mean_square(matrix, row, col, size):
+    """RMS of matrix * (row outer col), as a bilinear form of short vectors.
 
-    delta[I] = (epsilon + prod_i S_i[I_i]) ** (-1 / (2 p))
+    sum_ij g_ij**2 row_i**2 col_j**2 / size = row**2 . (g**2 col**2) / size
 
-    Exact and slow: it is not an outer product, so it is taken per entry, in log
-    space. Source: arXiv 1902.04620, Algorithm 1, line 6.
-
-    Returns:
-        A tensor of shape `index.view`.
+    One more read of the gradient; nothing of its size is written. None stands
+    for a factor of 1. `size` is the number of entries of the whole variable.
     """
-    row, col = _row_and_col([ops.log(s) for s in statistics], index, ops.add)
-    log_product = col if row is None else ops.expand_dims(row, 1)
-    if row is not None and col is not None:
-        log_product = log_product + col
-    log_epsilon = ops.cast(np.log(epsilon), log_product.dtype)
-    # log(epsilon + product). One of the two is finite, so the difference is too.
-    log_sum = ops.maximum(log_product, log_epsilon) + ops.log1p(
-        ops.exp(-ops.abs(log_product - log_epsilon))
-    )
-    delta = ops.exp(log_sum * (-0.5 / len(statistics)))
-    return ops.broadcast_to(delta, index.view)
-
-
-def rank_one_factors(means, mean, index, epsilon):
-    """Row and column factors of the product distribution closest to g**2.
-
-    delta[I] = v[I] ** (-1/2),   v[I] = prod_i (M_i[I_i] + e) / (M + e)**(p - 1)
-
-    where
-        M_i: mean of g**2 over the slices of dim i, accumulated,
-        M: its mean over the whole variable (`mean`, shape (1,)),
-        e: epsilon, p: the number of dims.
-
-    It is the rank-one tensor closest to the true second moment in KL divergence,
-    Adafactor's estimate for p = 2. Each factor is taken relative to M: a product
-    of p bare roots would overflow float32. Source: beyond the paper.
-
-    Returns:
-        (row, col) with delta = row[:, None] * col[None, :]; None means 1.
-    """
-    if len(means) == 1:
-        return _row_and_col([_power(means[0], means[0] + epsilon, -0.5)], index)
-    relative = _power(mean, mean + epsilon, -1.0)
-    root = _power(mean, mean + epsilon, -0.5)
-    factors = [_power(m, (m + epsilon) * relative, -0.5) for m in means]
-    return _row_and_col([factors[0] * root] + factors[1:], index)
-
-
-def scale(matrix, row, col):
-    """matrix * (row outer col), with None for a factor of 1."""
-    if row is not None:
-        matrix = matrix * ops.expand_dims(row, 1)
-    return matrix if col is None else matrix * col
-
-
-def root_mean_square(matrix, row, col):
-    """RMS of `scale(matrix, row, col)`, as a bilinear form of short vectors.
-
-    sum_ij g_ij**2 row_i**2 col_j**2 = row**2 . ((g**2) col**2): one more read of
-    the gradient, nothing of its size written.
-    """
-    m, n = matrix.shape
     if col is not None:
         matrix = matrix * col
     rows, _ = row_and_col_sums(matrix, cols=False)
     if row is not None:
         rows = rows * ops.square(row)
-    return ops.sqrt(ops.sum(rows) / (m * n))
+    return ops.sqrt(ops.sum(rows) / size)

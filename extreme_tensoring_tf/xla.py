@@ -19,6 +19,15 @@ def compiled_update(optimizer, update, grads, variables, learning_rate):
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         update(grads, variables, learning_rate)
         return
+    dense, slices = [], []
+    for gradient, variable in zip(grads, variables):
+        # Scattering a few rows is faster outside: XLA may copy the variable.
+        is_slices = isinstance(gradient, tf.IndexedSlices)
+        (slices if is_slices else dense).append((gradient, variable))
+    if slices:
+        update(*zip(*slices), learning_rate)
+    if not dense:
+        return
     program = getattr(optimizer, "_update_program", None)
     if program is None:
 
@@ -30,7 +39,7 @@ def compiled_update(optimizer, update, grads, variables, learning_rate):
         # Not a tracked attribute: a function is no part of a checkpoint.
         object.__setattr__(optimizer, "_update_program", program)
     program(
-        tuple(optimizer._get_variable_index(v) for v in variables),
-        [tf.convert_to_tensor(g) for g in grads],
+        tuple(optimizer._get_variable_index(v) for _, v in dense),
+        [tf.convert_to_tensor(g) for g, _ in dense],
         tf.convert_to_tensor(learning_rate),
     )

@@ -1,0 +1,94 @@
+"""Vectors over an axis <-> one short vector per dim of its fold.
+
+`tensor_index.Fold` says how an axis is folded into a grid of short axes. Two
+directions are needed: sums over the slices of each dim, and the product over the
+axis of one factor per dim. Each comes for a whole axis and, for sparse gradients,
+for some indices of it.
+"""
+
+import numpy as np
+from keras import ops
+
+
+def slice_sums(vector, fold):
+    """Sums of `vector` over the slices of each dim of `fold`.
+
+    Args:
+        vector: tensor or array of shape (fold.size,).
+        fold: a `tensor_index.Fold`.
+
+    Returns:
+        A list of vectors, one per entry of `fold.dims`, of those lengths.
+    """
+    if not fold.dims:
+        return []
+    if not fold.parts:
+        return [vector]
+    xp = np if isinstance(vector, np.ndarray) else ops
+    if fold.cells > fold.size:
+        vector = xp.pad(vector, [(0, fold.cells - fold.size)])
+    grid = xp.reshape(vector, [part.size for part in fold.parts])
+    sums = []
+    for axis, part in enumerate(fold.parts):
+        others = tuple(a for a in range(len(fold.parts)) if a != axis)
+        sums += slice_sums(xp.sum(grid, axis=others), part)
+    return sums
+
+
+def slice_sums_at(values, indices, fold):
+    """`slice_sums` of a vector that is `values` at `indices` and 0 elsewhere."""
+    return [
+        ops.segment_sum(values, digits, num_segments=dim)
+        for digits, dim in zip(_digits(indices, fold), fold.dims)
+    ]
+
+
+def outer(factors, fold, combine=ops.multiply):
+    """Product over an axis of one factor per dim of its fold.
+
+    Entry j of the result combines the entries that index j has in each factor.
+
+    Args:
+        factors: iterator of vectors, consumed in the order of `fold.dims`.
+        fold: a `tensor_index.Fold`.
+        combine: binary function; `ops.add` where the factors are logarithms.
+
+    Returns:
+        A vector of length fold.size, or None if the fold keeps no dim.
+    """
+    if not fold.dims:
+        return None
+    if not fold.parts:
+        return next(factors)
+    grid = None
+    for axis, part in enumerate(fold.parts):
+        values = outer(factors, part, combine)
+        if values is None:
+            continue
+        shape = [1] * len(fold.parts)
+        shape[axis] = part.size
+        values = ops.reshape(values, shape)
+        grid = values if grid is None else combine(grid, values)
+    grid = ops.broadcast_to(grid, [part.size for part in fold.parts])
+    return ops.reshape(grid, (fold.cells,))[: fold.size]
+
+
+def outer_at(factors, indices, fold, combine=ops.multiply):
+    """The entries of `outer` at `indices`."""
+    result = None
+    for digits in _digits(indices, fold):
+        values = ops.take(next(factors), digits)
+        result = values if result is None else combine(result, values)
+    return result
+
+
+def _digits(indices, fold):
+    """Coordinates of `indices` in each dim of the fold: a mixed-radix number."""
+    if not fold.parts:
+        return [indices] if fold.kept else []
+    digits = []
+    stride = fold.cells
+    for part in fold.parts:
+        stride //= part.size
+        digits += _digits((indices // stride) % part.size, part)
+    return digits
