@@ -214,7 +214,8 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         keep = 1.0 if self.beta_2 is None else self.beta_2
         add = 1.0 if self.beta_2 is None else 1.0 - self.beta_2
         accumulated = [
-            _where(finite, keep * s + add * q, s) for s, q in zip(statistics, sums)
+            _where(finite, keep * s + add * q, s)
+            for s, q in zip(map(ops.convert_to_tensor, statistics), sums)
         ]
         for slot, value in zip(statistics, accumulated):
             self.assign(slot, value)

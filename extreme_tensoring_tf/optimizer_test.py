@@ -73,6 +73,8 @@ def initial_values(shapes, seed=1):
 @pytest.mark.parametrize("level", LEVELS)
 def test_agrees_with_algorithm_1(level, form, dtype, jit_compile):
     values = initial_values(SHAPES)
+    if dtype == "float64" and keras.backend.backend() == "jax":
+        pytest.skip("JAX has no float64 by default")
     rate = float(np.float32(0.1))  # as Keras keeps it
     judges = [
         NaiveExtremeTensoring(v, level=level, learning_rate=rate, **FORMS[form])
@@ -83,10 +85,13 @@ def test_agrees_with_algorithm_1(level, form, dtype, jit_compile):
         0.1, level=level, jit_compile=jit_compile, **FORMS[form]
     )
     for batch in gradients(SHAPES, steps=4):
-        optimizer.apply([ops.cast(g, dtype) for g in batch], variables)
+        tensors = [ops.convert_to_tensor(g, dtype) for g in batch]
+        optimizer.apply(tensors, variables)
         for judge, g in zip(judges, batch):
             judge.step(np.asarray(g, dtype))
-    tolerance = 1e-5 if dtype == "float32" else 1e-9
+    # On torch, Keras takes Python's numbers as float32 in some operations.
+    exact = 1e-7 if keras.backend.backend() == "torch" else 1e-9
+    tolerance = 1e-5 if dtype == "float32" else exact
     for judge, variable in zip(judges, variables):
         value = ops.convert_to_numpy(variable)
         np.testing.assert_allclose(
@@ -238,7 +243,7 @@ def small_model(**kwargs):
             keras.layers.Dense(3, name="logits"),
         ]
     )
-    model.compile(optimizer=ExtremeTensoring(0.3, **kwargs), loss="mse")
+    model.compile(optimizer=ExtremeTensoring(**kwargs), loss="mse")
     return model
 
 
@@ -256,7 +261,8 @@ def fit(model, epochs=3):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_model_compile_learns(form):
-    losses = fit(small_model(**{"statistic": "mean"} | FORMS[form]), epochs=10)
+    kwargs = {"statistic": "mean"} | FORMS[form]
+    losses = fit(small_model(learning_rate=0.03, **kwargs), epochs=20)
     assert losses[-1] < 0.8 * losses[0]
 
 

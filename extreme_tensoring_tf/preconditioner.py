@@ -119,7 +119,7 @@ def literal_geometric_mean(statistics, index, epsilon, row_ids=None):
     log_product = 0.0 if col is None else col
     if row is not None:
         log_product = log_product + ops.expand_dims(row, 1)
-    log_epsilon = ops.cast(np.log(epsilon), log_product.dtype)
+    log_epsilon = ops.convert_to_tensor(np.log(epsilon), dtype=log_product.dtype)
     # log(epsilon + product). Only the product can be 0, its logarithm -inf.
     log_sum = ops.maximum(log_product, log_epsilon) + ops.log1p(
         ops.exp(-ops.abs(log_product - log_epsilon))
@@ -134,6 +134,7 @@ def _power(statistic, base, exponent):
     product of several powers of a small epsilon might not be finite.
     """
     seen = ops.greater(statistic, 0)
+    exponent = ops.convert_to_tensor(exponent, dtype=base.dtype)
     return ops.where(seen, ops.power(ops.where(seen, base, 1), exponent), 0)
 
 
