@@ -32,21 +32,40 @@ _register("momentum", 3.0, keras.optimizers.SGD, momentum=0.9)
 # would make it SGD. The paper's algorithm starts at 0.
 _register(
     "adagrad",
-    0.5,
+    0.9,
     keras.optimizers.Adagrad,
     initial_accumulator_value=0.0,
     epsilon=1e-12,
 )
 _register("rmsprop", 0.03, keras.optimizers.RMSprop)
-_register("adam", 0.03, keras.optimizers.Adam, beta_2=0.997, epsilon=1e-9)
-_register("adafactor", 0.3, keras.optimizers.Adafactor, relative_step=False)
+_register("adam", 0.09, keras.optimizers.Adam, beta_2=0.997, epsilon=1e-9)
+_register("adafactor", 0.9, keras.optimizers.Adafactor, relative_step=False)
 _register("lion", 0.003, keras.optimizers.Lion)
-for _level, _constant in ((1, 6.0), (2, 20.0), (3, 40.0), ("inf", 80.0)):
-    _register(f"et{_level}", _constant, ExtremeTensoring, level=_level, epsilon=1e-12)
+# Algorithm 1. With "sum", the letter of the paper, the rate of a variable falls
+# with its size, so biases would learn some 30 times faster than embeddings here.
+# "mean" is the same algorithm but for one constant a variable, and one c fits all.
+for _level, _constant in ((1, 1.0), (2, 1.0), (3, 1.0), ("inf", 1.0)):
+    _register(
+        f"et{_level}",
+        _constant,
+        ExtremeTensoring,
+        level=_level,
+        statistic="mean",
+        epsilon=1e-12,
+    )
+for _level, _constant in ((1, 6.0), (2, 12.0), (3, 20.0), ("inf", 40.0)):
+    _register(
+        f"et{_level}_sum",
+        _constant,
+        ExtremeTensoring,
+        level=_level,
+        statistic="sum",
+        epsilon=1e-12,
+    )
 for _level in (1, 2, 3):
     _register(
         f"et{_level}_rank1",
-        0.06,
+        0.1,
         ExtremeTensoring,
         level=_level,
         preconditioner="rank_one",

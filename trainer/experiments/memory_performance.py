@@ -4,9 +4,10 @@ r"""Memory against performance: one model, many optimizers, one table.
     python -m trainer.experiments.memory_performance --preset=gbw \
         --tmp_dir=FOLDER_OF_THE_UNPACKED_ARCHIVE --output_dir=gbw_output
 
-The learning-rate constant c of each optimizer is the best of at least
---candidates values, three times apart, by development perplexity; the search goes
-on while the best is the largest or smallest tried. Finished runs are kept in
+The learning-rate constant c of each optimizer is the best of --candidates values,
+three times apart, by development perplexity. The search goes on while the best is
+the largest or smallest tried, and ends with half a step to both sides; one
+candidate takes the optimizer's own c. Finished runs are kept in
 OUTPUT_DIR/results.jsonl and are not run again.
 """
 
@@ -46,7 +47,7 @@ PRESETS = {
         "tmp_dir": "",
         "output_dir": "gbw_output",
         "max_length": 256,
-        "hparams": "batch_size=2048,learning_rate_warmup_steps=100",
+        "hparams": "batch_size=2048,learning_rate_warmup_steps=200",
         "train_steps": 600,
         "candidates": 3,
         "optimizers": [
@@ -148,26 +149,35 @@ class Experiment:
         from trainer import registry
 
         center = registry.optimizers.get(optimizer).learning_rate_constant
-        steps = range(self.candidates)
-        results = {
-            k: self.run(optimizer, center * 3.0 ** (k - len(steps) // 2)) for k in steps
-        }
-        while self.candidates > 1:
-            best = min(results, key=lambda k: results[k]["dev"]["nats_per_token"])
-            if min(results) < best < max(results) or len(results) > 8:
-                break
-            k = best - 1 if best == min(results) else best + 1
-            results[k] = self.run(optimizer, center * 3.0 ** (k - len(steps) // 2))
-        return min(results.values(), key=lambda r: r["dev"]["nats_per_token"])
+        results = {}
+
+        def nats(exponent):
+            """Development loss at c = center * 3**exponent."""
+            if exponent not in results:
+                results[exponent] = self.run(optimizer, center * 3.0**exponent)
+            return results[exponent]["dev"]["nats_per_token"]
+
+        best = 0.0
+        if self.candidates > 1:
+            grid = [k - self.candidates // 2 for k in range(self.candidates)]
+            best = min(grid, key=nats)
+            while best in (min(results), max(results)) and len(results) < 8:
+                best = min((best - 1.0, best, best + 1.0), key=nats)
+            best = min((best - 0.5, best, best + 0.5), key=nats)
+        nats(best)
+        return results[best]
 
     def run(self, optimizer, constant):
         """Trains once, or reads the result of the run that was made before."""
-        constant = float(f"{constant:.3g}")
+        hparams = dataclasses.replace(
+            self.hparams,
+            optimizer=optimizer,
+            learning_rate_constant=float(f"{constant:.3g}"),
+        )
         key = {
-            "optimizer": optimizer,
-            "constant": constant,
-            "seed": self.seed,
+            "hparams": dataclasses.asdict(hparams),
             "train_steps": self.train_steps,
+            "seed": self.seed,
         }
         for result in self.finished():
             if all(result[k] == v for k, v in key.items()):
@@ -181,21 +191,19 @@ class Experiment:
             training.Run(
                 problem=PROBLEM,
                 data_dir=self.data_dir,
-                hparams=dataclasses.replace(
-                    self.hparams,
-                    optimizer=optimizer,
-                    learning_rate_constant=constant,
-                ),
+                hparams=hparams,
                 train_steps=self.train_steps,
                 seed=self.seed,
                 eval_frequency=max(1, self.train_steps // 3),
-                label=f"{optimizer} c={constant:g}",
+                label=f"{optimizer} c={hparams.learning_rate_constant:g}",
             )
         )
         final = result.evaluations[-1][1].to_dict()
         if not math.isfinite(final["nats_per_token"]):
             final = {k: math.inf for k in final}  # diverged: never the best
         record = key | {
+            "optimizer": optimizer,
+            "constant": hparams.learning_rate_constant,
             "state_scalars": result.state_scalars,
             "state_bytes": 4 * result.state_scalars,
             "parameters": result.model.count_params(),
