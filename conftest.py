@@ -7,6 +7,19 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+
+def pytest_configure():
+    """Two logical CPU devices, for tests of tf.distribute."""
+    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        return
+    import tensorflow as tf
+
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+
+
 PROBLEM = "languagemodel_lm1b2k_packed"
 TESTDATA = pathlib.Path(__file__).parent / "testdata"
 

@@ -73,6 +73,8 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         tensor_dims: None, or a dict of regular expressions over variable paths
             to dims: a level, flat dims with the variable's size as product, or
             one entry per axis (1 drops an axis). Defaults to None.
+        momentum_dtype: dtype of the first moment, such as "bfloat16" for half the
+            memory. None is the variable's own. Defaults to None.
         skip_nonfinite: whether a gradient with inf or nan (or squares beyond
             float32) leaves its variable and statistics as they are. Such skips
             are counted in `skipped_updates`. Defaults to True.
@@ -102,6 +104,7 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         epsilon_placement="axis",
         statistic="sum",
         tensor_dims=None,
+        momentum_dtype=None,
         skip_nonfinite=True,
         jit_compile=True,
         weight_decay=None,
@@ -148,6 +151,7 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         self.epsilon_placement = epsilon_placement
         self.statistic = statistic
         self.tensor_dims = dict(tensor_dims) if tensor_dims else None
+        self.momentum_dtype = momentum_dtype
         self.skip_nonfinite = skip_nonfinite
         self.jit_compile = jit_compile
 
@@ -183,7 +187,12 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
             )
             if self.beta_1:
                 self._slots.momentums.append(
-                    self.add_variable_from_reference(variable, "momentum")
+                    self.add_variable(
+                        shape=variable.shape,
+                        dtype=self.momentum_dtype or variable.dtype,
+                        layout=getattr(variable, "_layout", None),
+                        name=f"{prefix}_momentum",
+                    )
                 )
             if counted:
                 self._slots.counters.append(
@@ -312,6 +321,7 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
                 "epsilon_placement": self.epsilon_placement,
                 "statistic": self.statistic,
                 "tensor_dims": self.tensor_dims,
+                "momentum_dtype": self.momentum_dtype,
                 "skip_nonfinite": self.skip_nonfinite,
                 "jit_compile": self.jit_compile,
             }

@@ -8,15 +8,15 @@ def compiled_update(optimizer, update, grads, variables, learning_rate):
 
     Eager mode and an uncompiled `tf.function` call the program; inside an outer
     XLA function it becomes a part of that one. Nothing is compiled again when the
-    rate or the step changes. Under a strategy with several replicas the update
-    runs uncompiled, as Keras' own optimizers do.
+    rate or the step changes. Under a distribution strategy the update runs
+    uncompiled, as Keras' own optimizers do: a program cannot merge replicas.
 
     Args:
         optimizer: an `ExtremeTensoring`, built on `variables`.
         update: its uncompiled `_backend_update_step`.
         grads, variables, learning_rate: arguments of `update`.
     """
-    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+    if tf.distribute.has_strategy():
         update(grads, variables, learning_rate)
         return
     dense, slices = [], []

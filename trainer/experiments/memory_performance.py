@@ -28,8 +28,8 @@ PRESETS = {
         "output_dir": "demo_output",
         "max_length": 64,
         "hparams": "hidden_size=64,filter_size=256,num_heads=2,batch_size=2048,"
-        "learning_rate_warmup_steps=50",
-        "train_steps": 300,
+        "learning_rate_warmup_steps=200",
+        "train_steps": 900,
         "candidates": 1,
         "optimizers": [
             "sgd",
