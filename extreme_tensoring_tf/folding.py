@@ -1,9 +1,9 @@
 """Vectors over an axis <-> one short vector per dim of its fold.
 
 `tensor_index.Fold` says how an axis is folded into a grid of short axes. Two
-directions are needed: sums over the slices of each dim, and the product over the
-axis of one factor per dim. Each comes for a whole axis and, for sparse gradients,
-for some indices of it.
+directions are needed: sums over the slices of each dim, and the sum over the axis
+of one term (a logarithm) per dim. Each comes for a whole axis and, for sparse
+gradients, for some indices of it.
 """
 
 import numpy as np
@@ -43,15 +43,14 @@ def slice_sums_at(values, indices, fold):
     ]
 
 
-def outer(factors, fold, combine=ops.multiply):
-    """Product over an axis of one factor per dim of its fold.
+def outer_sum(terms, fold):
+    """Sum over an axis of one term per dim of its fold.
 
-    Entry j of the result combines the entries that index j has in each factor.
+    Entry j of the result adds the entries that index j has in each term.
 
     Args:
-        factors: iterator of vectors, consumed in the order of `fold.dims`.
+        terms: iterator of vectors, consumed in the order of `fold.dims`.
         fold: a `tensor_index.Fold`.
-        combine: binary function; `ops.add` where the factors are logarithms.
 
     Returns:
         A vector of length fold.size, or None if the fold keeps no dim.
@@ -59,26 +58,26 @@ def outer(factors, fold, combine=ops.multiply):
     if not fold.dims:
         return None
     if not fold.parts:
-        return next(factors)
+        return next(terms)
     grid = None
     for axis, part in enumerate(fold.parts):
-        values = outer(factors, part, combine)
+        values = outer_sum(terms, part)
         if values is None:
             continue
         shape = [1] * len(fold.parts)
         shape[axis] = part.size
         values = ops.reshape(values, shape)
-        grid = values if grid is None else combine(grid, values)
+        grid = values if grid is None else grid + values
     grid = ops.broadcast_to(grid, [part.size for part in fold.parts])
     return ops.reshape(grid, (fold.cells,))[: fold.size]
 
 
-def outer_at(factors, indices, fold, combine=ops.multiply):
-    """The entries of `outer` at `indices`."""
+def outer_sum_at(terms, indices, fold):
+    """The entries of `outer_sum` at `indices`."""
     result = None
     for digits in _digits(indices, fold):
-        values = ops.take(next(factors), digits)
-        result = values if result is None else combine(result, values)
+        values = ops.take(next(terms), digits)
+        result = values if result is None else result + values
     return result
 
 

@@ -10,7 +10,7 @@ Every S_i is a sum of squares over slices of the variable. A slice is a set of
 whole rows or of whole columns, so the row sums and the column sums of g**2 hold
 all of them. Likewise the preconditioner is the outer product of a row vector and
 a column vector. So a step reads the gradient twice, and every root, power and
-product of p factors is taken on short vectors.
+sum of p logarithms is taken on short vectors.
 
 With `row_ids` the matrix holds some rows of the view only, the others being zero
 (sparse gradients). Then everything costs what those rows cost.
@@ -64,43 +64,41 @@ def slice_counts(index):
     return rows + folding.slice_sums(np.full(n, float(m)), index.cols)
 
 
-def geometric_mean_factors(statistics, epsilon):
-    """Factors of Algorithm 1, one per dim, epsilon added on each axis.
+def geometric_mean_logs(statistics, scale, epsilon):
+    """Logarithms of the factors of Algorithm 1, one vector per dim.
 
     delta[I] = prod_i (epsilon + S_i[I_i]) ** (-1 / (2 p))
+             = scale ** (-1/2) * exp(sum_i logs_i[I_i])
 
     where
         S_i: the statistics, one vector per dim,
         p: the number of dims,
-        epsilon: in the units of g**2, whatever p is.
+        epsilon: in the units of g**2, whatever p is,
+        scale: any positive scalar in those units; one near the S_i keeps the
+            logarithms small, and so exact.
 
-    Each factor is rooted before the product: a float32 product of p sums would
-    over- or underflow. Source: arXiv 1902.04620, Algorithm 1, line 6.
+    A float32 product of p sums would over- or underflow; a sum of p logarithms
+    does not. Source: arXiv 1902.04620, Algorithm 1, line 6.
     """
     exponent = -0.5 / len(statistics)
-    return [_power(s, s + epsilon, exponent) for s in statistics]
+    return [_log_ratio(s, epsilon, scale) * exponent for s in statistics]
 
 
-def rank_one_factors(means, mean, epsilon):
-    """Factors of the product distribution closest to g**2, one per dim.
+def rank_one_logs(means, scale, epsilon):
+    """Logarithms of the factors of the product closest to g**2, one per dim.
 
     delta[I] = v[I] ** (-1/2),  v[I] = prod_i (M_i[I_i] + e) / (M + e) ** (p - 1)
+             = scale ** (-1/2) * exp(sum_i logs_i[I_i])
 
     where
         M_i: mean of g**2 over the slices of dim i, accumulated,
-        M: its mean over the whole variable (`mean`, shape (1,)),
-        e: epsilon, p: the number of dims.
+        M: its mean over the whole variable,
+        e: epsilon, p: the number of dims, scale: M + e.
 
     It is the rank-one tensor closest to the true second moment in KL divergence,
-    Adafactor's estimate for p = 2. Each factor is taken relative to M: a product
-    of p bare roots would overflow float32. Source: beyond the paper.
+    Adafactor's estimate for p = 2. Source: beyond the paper.
     """
-    if len(means) == 1:
-        return [_power(means[0], means[0] + epsilon, -0.5)]
-    relative = _power(mean, mean + epsilon, -1.0)
-    root = _power(mean, mean + epsilon, -0.5)
-    factors = [_power(m, (m + epsilon) * relative, -0.5) for m in means]
-    return [factors[0] * root, *factors[1:]]
+    return [_log_ratio(m, epsilon, scale) * -0.5 for m in means]
 
 
 def literal_geometric_mean(statistics, index, epsilon, row_ids=None):
@@ -115,7 +113,7 @@ def literal_geometric_mean(statistics, index, epsilon, row_ids=None):
         A tensor that broadcasts to the matrix.
     """
     logs = [ops.log(s) for s in statistics]
-    row, col = _row_and_col(logs, index, row_ids, ops.add)
+    row, col = _row_and_col(logs, index, row_ids)
     log_product = 0.0 if col is None else col
     if row is not None:
         log_product = log_product + ops.expand_dims(row, 1)
@@ -127,27 +125,27 @@ def literal_geometric_mean(statistics, index, epsilon, row_ids=None):
     return ops.exp(log_sum * (-0.5 / len(statistics)))
 
 
-def _power(statistic, base, exponent):
-    """base**exponent, and 0 where the statistic is 0.
+def _log_ratio(statistic, epsilon, scale):
+    """log((statistic + epsilon) / scale), and +inf at 0: the factor is then 0.
 
     All gradients of such a slice have been 0, so any finite factor will do; the
     product of several powers of a small epsilon might not be finite.
     """
-    seen = ops.greater(statistic, 0)
-    exponent = ops.convert_to_tensor(exponent, dtype=base.dtype)
-    return ops.where(seen, ops.power(ops.where(seen, base, 1), exponent), 0)
+    seen = statistic > 0
+    ratio = ops.where(seen, (statistic + epsilon) / scale, 1)
+    return ops.where(seen, ops.log(ratio), np.inf)
 
 
-def _row_and_col(factors, index, row_ids=None, combine=ops.multiply):
-    """Row vector and column vector whose outer product combines the factors."""
-    factors = iter(factors)
+def _row_and_col(logs, index, row_ids=None):
+    """Row vector and column vector that add up the logarithms of the factors."""
+    logs = iter(logs)
     if not (index.rows.dims or index.cols.dims):
-        return None, next(factors)  # shape (1,): broadcasts over the columns
+        return None, next(logs)  # shape (1,): broadcasts over the columns
     if row_ids is None:
-        row = folding.outer(factors, index.rows, combine)
+        row = folding.outer_sum(logs, index.rows)
     else:
-        row = folding.outer_at(factors, row_ids, index.rows, combine)
-    return row, folding.outer(factors, index.cols, combine)
+        row = folding.outer_sum_at(logs, row_ids, index.rows)
+    return row, folding.outer_sum(logs, index.cols)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +163,7 @@ class Preconditioner:
 
     def __post_init__(self):
         for name, value, choices in (
-            ("preconditioner", self.form, ("geometric_mean", "rank_one")),
+            ("preconditioner", self.form, tuple(_LOGS)),
             ("epsilon_placement", self.epsilon_placement, ("axis", "product")),
             ("statistic", self.statistic, ("sum", "mean")),
         ):
@@ -202,16 +200,26 @@ class Preconditioner:
         Returns:
             A matrix of the shape of `direction`.
         """
-        row, col = None, None
-        if self.epsilon_placement == "axis" or self.epsilon == 0:
-            row, col = _row_and_col(self._factors(sums, index), index, row_ids)
-        else:
+        row = col = None
+        root = 1.0  # of the scale, which the logarithms leave out
+        statistics, scale = self._statistics(sums, index)
+        if self.epsilon_placement == "product" and self.epsilon > 0:
             direction = direction * literal_geometric_mean(
-                self._statistics(sums, index), index, self.epsilon, row_ids
+                statistics, index, self.epsilon, row_ids
             )
-        rate = learning_rate
+        else:
+            make_logs = _LOGS[self.form]
+            logs = make_logs(statistics, scale, self.epsilon)
+            row, col = _row_and_col(logs, index, row_ids)
+            # The exponential comes last on the short vectors: XLA does not fuse
+            # it, nor what is before it, into the loop over the matrix.
+            row = None if row is None else ops.exp(row)
+            col = None if col is None else ops.exp(col)
+            root = ops.rsqrt(scale)
+        rate = learning_rate * root
         if self.clip_threshold is not None:
-            rms = root_mean_square(direction, row, col, math.prod(index.view))
+            size = math.prod(index.view)
+            rms = root * root_mean_square(direction, row, col, size)
             rate = rate / ops.maximum(1.0, rms / self.clip_threshold)
         # The rate goes with a short vector: no further pass over the matrix.
         if col is None:
@@ -221,18 +229,16 @@ class Preconditioner:
         return direction if row is None else direction * ops.expand_dims(row, 1)
 
     def _statistics(self, sums, index):
-        if self.statistic == "sum" and self.form == "geometric_mean":
-            return sums
-        counts = slice_counts(index)
-        return [s / ops.cast(n, s.dtype) for s, n in zip(sums, counts)]
+        """S_i or M_i, and the same for the whole variable, epsilon added."""
+        total = ops.sum(sums[0])  # every S_i adds up to it
+        if self.statistic == "mean" or self.form == "rank_one":
+            counts = slice_counts(index)
+            sums = [s / ops.cast(n, s.dtype) for s, n in zip(sums, counts)]
+            total = total / math.prod(index.view)
+        return sums, ops.where(total > 0, total + self.epsilon, 1)
 
-    def _factors(self, sums, index):
-        statistics = self._statistics(sums, index)
-        if self.form == "geometric_mean":
-            return geometric_mean_factors(statistics, self.epsilon)
-        # Every S_i adds up to the same total, that of the whole variable.
-        mean = ops.sum(sums[0], keepdims=True) / math.prod(index.view)
-        return rank_one_factors(statistics, mean, self.epsilon)
+
+_LOGS = {"geometric_mean": geometric_mean_logs, "rank_one": rank_one_logs}
 
 
 def root_mean_square(matrix, row, col, size):
