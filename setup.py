@@ -53,6 +53,7 @@ setuptools.setup(
             "et-datagen = trainer.bin.et_datagen:run",
             "et-trainer = trainer.bin.et_trainer:run",
             "et-eval = trainer.bin.et_eval:run",
+            "et-plan = trainer.bin.et_plan:run",
         ]
     },
 )

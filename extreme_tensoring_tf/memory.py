@@ -151,7 +151,7 @@ def _itemsize(dtype):
 def _plan(optimizer, named):
     """Name of the optimizer, and per variable its scalars, bytes and dims."""
     if not isinstance(optimizer, str):
-        indices = optimizer.plan([(name, shape) for name, shape, _ in named])
+        indices = optimizer.tensor_indices([(name, shape) for name, shape, _ in named])
         momentum = bool(optimizer.beta_1)
         return optimizer.name, [
             _tensored(index, shape, width, momentum)

@@ -6,6 +6,7 @@ import math
 import keras
 from keras import ops
 
+from extreme_tensoring_tf.planner import plan
 from extreme_tensoring_tf.preconditioner import Preconditioner
 from extreme_tensoring_tf.preconditioner import squared_sums
 from extreme_tensoring_tf.tensor_index import check_level
@@ -155,7 +156,28 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         self.skip_nonfinite = skip_nonfinite
         self.jit_compile = jit_compile
 
-    def plan(self, variables):
+    @classmethod
+    def for_budget(cls, variables, budget_bytes, gradients=None, **kwargs):
+        """An optimizer whose statistics fit a number of bytes.
+
+        Chooses dims per variable and axis; an axis may also be dropped: one
+        scalar for all of it. See `planner.py` for the rule.
+
+        Args:
+            variables: the model's trainable variables.
+            budget_bytes: bytes of statistics, at most.
+            gradients: None, or one sample gradient (or a list of them) per
+                variable: then the budget goes where it fits the second moment
+                best.
+            **kwargs: of the constructor, but for `level` and `tensor_dims`.
+
+        Raises:
+            ValueError: the budget is less than one scalar per variable.
+        """
+        named = [(_path(v), tuple(v.shape)) for v in variables]
+        return cls(tensor_dims=plan(named, budget_bytes, gradients), **kwargs)
+
+    def tensor_indices(self, variables):
         """Tensor indices for a list of (path, shape): see `tensor_index.py`."""
         return resolve(variables, self.level, self.tensor_dims)
 
@@ -165,7 +187,7 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
             return
         super().build(variables)
         paths = [_path(v) for v in variables]
-        indices = self.plan(
+        indices = self.tensor_indices(
             [(path, tuple(v.shape)) for path, v in zip(paths, variables)]
         )
         # `iterations` counts steps. A variable whose gradient was skipped or

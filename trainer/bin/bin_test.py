@@ -22,12 +22,12 @@ def call(binary, *arguments):
     return process.returncode, process.stdout, process.stderr
 
 
-@pytest.mark.parametrize("binary", ["et_datagen", "et_trainer", "et_eval"])
+@pytest.mark.parametrize("binary", ["et_datagen", "et_trainer", "et_eval", "et_plan"])
 def test_help_is_complete_and_light(binary):
     status, out, _ = call(binary, "--help")
     assert status == 0
     assert out.startswith(binary.replace("_", "-") + ":")
-    assert "--data_dir" in out
+    assert "Flags:" in out
     light = (
         f"import sys, trainer.bin.{binary}; "
         "sys.exit(bool({'keras', 'tensorflow', 'numpy'} & set(sys.modules)))"
@@ -80,6 +80,10 @@ def test_help_is_complete_and_light(binary):
             "--data_dir={data} --output_dir={tmp}",
             "holds no run",
         ),
+        ("et_plan", "", "give either one MODEL.keras or --shapes"),
+        ("et_plan", "{tmp}/none.keras", "there is no file"),
+        ("et_plan", "--shapes=12by4", "is not like 50257x768"),
+        ("et_plan", "--shapes=12 --budget=much", "is not a size such as"),
     ],
 )
 def test_bad_input_is_one_clear_line(data_dir, tmp_path, binary, arguments, message):
@@ -115,3 +119,18 @@ def test_train_continue_evaluate(data_dir, tmp_path):
     figures = json.loads(out)
     assert figures["sentences"] == 200
     assert 0 < figures["accuracy"] < 1
+
+
+@pytest.mark.parametrize(
+    "budget, answer",
+    [
+        ("1MB", "level 1 fits 1,000,000 bytes: it takes 204,100"),
+        ("2.1KB", "level 2 fits 2,100 bytes: it takes 2,020"),
+        ("400", "level 3 fits 400 bytes: it takes 328"),
+        ("4", 'level "inf" fits 4 bytes: it takes 4'),
+    ],
+)
+def test_plan_recommends_the_finest_level_that_fits(budget, answer):
+    status, out, err = call("et_plan", "--shapes=50257x768", f"--budget={budget}")
+    assert status == 0, err
+    assert "224x225x24x32" in out and out.splitlines()[-1] == answer
