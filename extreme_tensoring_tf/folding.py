@@ -24,7 +24,7 @@ def slice_sums(vector, fold):
         return []
     if not fold.parts:
         return [vector]
-    xp = np if isinstance(vector, np.ndarray) else ops
+    xp = _module_of(vector)
     if fold.cells > fold.size:
         vector = xp.pad(vector, [(0, fold.cells - fold.size)])
     grid = xp.reshape(vector, [part.size for part in fold.parts])
@@ -66,10 +66,11 @@ def outer_sum(terms, fold):
             continue
         shape = [1] * len(fold.parts)
         shape[axis] = part.size
-        values = ops.reshape(values, shape)
+        xp = _module_of(values)
+        values = xp.reshape(values, shape)
         grid = values if grid is None else grid + values
-    grid = ops.broadcast_to(grid, [part.size for part in fold.parts])
-    return ops.reshape(grid, (fold.cells,))[: fold.size]
+    grid = xp.broadcast_to(grid, [part.size for part in fold.parts])
+    return xp.reshape(grid, (fold.cells,))[: fold.size]
 
 
 def outer_sum_at(terms, indices, fold):
@@ -79,6 +80,11 @@ def outer_sum_at(terms, indices, fold):
         values = ops.take(next(terms), digits)
         result = values if result is None else result + values
     return result
+
+
+def _module_of(x):
+    """NumPy for constants, so that they stay constants; else `keras.ops`."""
+    return np if isinstance(x, np.ndarray) else ops
 
 
 def _digits(indices, fold):

@@ -21,6 +21,7 @@ class _Slots:
     statistics: list  # lists of vectors, of lengths index.dims
     momentums: list  # arrays like the variable; empty without beta_1
     counters: list  # int32 (2,): updates taken, updates skipped; may be empty
+    diagonals: dict  # position -> sums of squares, full size: see trace_ratio.py
 
 
 @keras.saving.register_keras_serializable("extreme_tensoring_tf")
@@ -194,7 +195,7 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         # absent took fewer, so bias correction needs a counter of its own.
         counted = self.skip_nonfinite or self.beta_1 or self.beta_2
         # One plain object, not attributes: a list here would be tracked twice.
-        self._slots = _Slots(indices, [], [], [])
+        self._slots = _Slots(indices, [], [], [], {})
         for path, variable, index in zip(paths, variables, indices):
             prefix = path.replace("/", "_")
             self._slots.statistics.append(
@@ -230,7 +231,7 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         statistics = self._slots.statistics[position]
         dtype = statistics[0].dtype
         slice_ids = row_ids = None
-        if self._stays_sparse(gradient, index, variable.shape):
+        if self._stays_sparse(gradient, position, variable.shape):
             slice_ids, row_ids, matrix = sparse().touched_rows(
                 gradient, index, variable.shape, dtype
             )
@@ -250,6 +251,10 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         ]
         for slot, value in zip(statistics, accumulated):
             self.assign(slot, value)
+        if position in self._slots.diagonals:
+            diagonal = self._slots.diagonals[position]
+            squares = ops.reshape(ops.square(matrix), diagonal.shape)
+            self.assign_add(diagonal, _where(finite, squares, 0.0))
         if self.beta_2 is not None:
             correction = _bias_correction(self.beta_2, t)
             accumulated = [s / correction for s in accumulated]
@@ -269,13 +274,14 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
             value = ops.cast(ops.convert_to_tensor(variable), dtype) - step
             self.assign(variable, ops.cast(value, variable.dtype))
 
-    def _stays_sparse(self, gradient, index, shape):
+    def _stays_sparse(self, gradient, position, shape):
         """Whether only the gathered rows are touched. Momentum moves every row."""
         return (
             keras.backend.backend() == "tensorflow"
+            and position not in self._slots.diagonals
             and sparse().is_sparse(gradient)
             and not self.beta_1
-            and sparse().fits(index, shape)
+            and sparse().fits(self._slots.indices[position], shape)
         )
 
     def _count_update(self, position, finite, dtype):
@@ -305,6 +311,39 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
             xla.compiled_update(self, update, grads, trainable_variables, learning_rate)
         else:
             update(grads, trainable_variables, learning_rate)
+
+    def watch_diagonals(self, matches):
+        """Keeps AdaGrad's full-size sums beside the statistics (`TraceRatio`).
+
+        Args:
+            matches: function of a variable's path: whether to watch it.
+
+        Returns:
+            A dict of position to path of the variables watched.
+        """
+        watched = {
+            position: _path(v)
+            for position, v in enumerate(self._trainable_variables)
+            if matches(_path(v))
+        }
+        for position, path in watched.items():
+            self._slots.diagonals[position] = self.add_variable(
+                shape=self._trainable_variables[position].shape,
+                dtype=self._slots.statistics[position][0].dtype,
+                name=f"{path.replace('/', '_')}_diagonal",
+            )
+        self._forget_program()
+        return watched
+
+    def unwatch_diagonals(self):
+        """Drops what `watch_diagonals` added."""
+        for diagonal in self._slots.diagonals.values():
+            self._untrack_variable(diagonal)
+        self._slots.diagonals.clear()
+        self._forget_program()
+
+    def _forget_program(self):
+        object.__setattr__(self, "_update_program", None)
 
     @property
     def state_size(self):

@@ -148,6 +148,24 @@ def _row_and_col(logs, index, row_ids=None):
     return row, folding.outer_sum(logs, index.cols)
 
 
+def inverse_trace(statistics, index, epsilon) -> float:
+    """Sum over all entries of 1 / delta, for Algorithm 1's statistics.
+
+    sum over I of prod_i (epsilon + S_i[I_i]) ** (1 / (2 p))
+
+    It factors into a sum over rows times a sum over columns.
+    """
+    logs = [np.log(s.astype(np.float64) + epsilon) for s in statistics]
+    if not (index.rows.dims or index.cols.dims):
+        return float(np.exp(0.5 * logs[0][0]) * math.prod(index.view))
+    logs = iter([log * (0.5 / len(statistics)) for log in logs])
+    total = 1.0
+    for fold in (index.rows, index.cols):
+        terms = folding.outer_sum(logs, fold)
+        total *= fold.size if terms is None else float(np.exp(terms).sum())
+    return total
+
+
 @dataclasses.dataclass(frozen=True)
 class Preconditioner:
     """How statistics become a preconditioned direction: the checked settings.

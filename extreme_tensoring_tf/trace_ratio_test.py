@@ -1,0 +1,64 @@
+import keras
+import numpy as np
+import pytest
+
+from extreme_tensoring_tf import ExtremeTensoring
+from extreme_tensoring_tf import TraceRatio
+from extreme_tensoring_tf.naive_reference import NaiveExtremeTensoring
+
+
+def linear(optimizer):
+    """Squared loss of one example with weight 1: the gradient is 2 e x^T / 19."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((12,)), keras.layers.Dense(19, use_bias=False, name="dense")]
+    )
+    model.compile(optimizer=optimizer, loss="mse")
+    return model
+
+
+@pytest.mark.parametrize("level", [1, 2, 3, "inf"])
+def test_ratio_by_hand(level):
+    epsilon = 1e-6
+    model = linear(ExtremeTensoring(0.01, level=level, epsilon=epsilon))
+    kernel = keras.ops.convert_to_numpy(model.trainable_variables[0])
+    judge = NaiveExtremeTensoring(
+        kernel, level=level, epsilon=epsilon, learning_rate=0.01
+    )
+    x, y = np.random.default_rng(0).normal(size=(2, 1, 19))
+    x = x[:, :12]
+    slots = len(model.optimizer.variables)
+    history = model.fit(x, y, epochs=3, verbose=0, callbacks=[TraceRatio()])
+    diagonal = np.zeros((12, 19))
+    for ratio in history.history["trace_ratio"]:
+        gradient = 2 / 19 * x.T @ (x @ judge.x - y)
+        judge.step(gradient)
+        diagonal += gradient**2
+        ours = (1 / judge.delta()).sum()
+        expected = np.sqrt(ours / np.sqrt(diagonal + epsilon).sum())
+        np.testing.assert_allclose(ratio, expected, rtol=1e-3)
+        assert ratio >= 1 - 1e-6
+    assert any(key.startswith("trace_ratio/") for key in history.history)
+    # The sums are gone afterwards, and training goes on.
+    model.fit(x, y, verbose=0)
+    names = [v.name for v in model.optimizer.variables]
+    assert len(names) > slots and not any("diagonal" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    "optimizer, pattern, message",
+    [
+        ("adam", ".", "must be an ExtremeTensoring"),
+        (ExtremeTensoring(beta_2=0.9), ".", "Received: {'beta_2': 0.9}"),
+        (ExtremeTensoring(), "bias", "no variable's path matches 'bias'"),
+    ],
+)
+def test_wrong_use(optimizer, pattern, message):
+    model = linear(optimizer)
+    with pytest.raises(ValueError, match=message):
+        model.fit(
+            np.ones((1, 12)),
+            np.ones((1, 19)),
+            verbose=0,
+            callbacks=[TraceRatio(pattern)],
+        )
