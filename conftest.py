@@ -9,8 +9,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def pytest_configure():
-    """Two logical CPU devices, for tests of tf.distribute."""
-    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+    """Two logical CPU devices, for tests of distribution."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend == "jax":
+        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    if backend != "tensorflow":
         return
     import tensorflow as tf
 

@@ -4,6 +4,8 @@ The list is that of Keras' own optimizer tests.
 """
 
 import pickle
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -25,6 +27,9 @@ OPTIMIZERS = {
 }
 only_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="TensorFlow's own habit"
+)
+only_jax = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="JAX's own habit"
 )
 
 
@@ -249,7 +254,35 @@ def test_mirrored_strategy(make):
         np.testing.assert_allclose(value(a), value(b), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX's own habit")
+def test_only_the_backend_is_imported():
+    """JAX and torch users need no TensorFlow."""
+    code = "import sys, extreme_tensoring_tf; print('tensorflow' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout.strip() == str(keras.backend.backend() == "tensorflow")
+
+
+@only_jax
+def test_jax_sharded_variables(make):
+    """Rows over two devices: the same result, still sharded."""
+    import jax
+
+    devices = jax.sharding.Mesh(np.array(jax.devices()), ("rows",))
+    rows = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec("rows"))
+    kernel, reference = variable((8, 6)), variable((8, 6))
+    optimizer, plain = make(0.1), make(0.1)
+    optimizer.build([kernel])
+    values = [jax.device_put(kernel.value, rows)]
+    slots = [v.value for v in optimizer.variables]
+    update = jax.jit(optimizer.stateless_apply)
+    for step in range(3):
+        g = gradient(step, (8, 6))
+        values, slots = update(slots, [jax.device_put(g, rows)], values)
+        plain.apply([g], [reference])
+    np.testing.assert_allclose(values[0], value(reference), rtol=1e-5, atol=1e-6)
+    assert len(values[0].sharding.device_set) == 2
+
+
+@only_jax
 def test_jax_stateless_jit_with_donation(make):
     import jax
 

@@ -84,8 +84,9 @@ def memory_report(model_or_shapes, optimizers=None) -> MemoryReport:
     """Optimizer state of a model, per variable and in all.
 
     Args:
-        model_or_shapes: a Keras model, a list of variables, a list of shapes, or
-            a dict of name to shape. Shapes alone are taken as float32.
+        model_or_shapes: a Keras model, a built optimizer, a list of variables, a
+            list of shapes, or a dict of name to shape. Shapes alone are taken as
+            float32. An `ExtremeTensoring` is added to the default optimizers.
         optimizers: list of names and `ExtremeTensoring` instances. Names are
             "sgd", "momentum", "adagrad", "rmsprop", "adam", "adafactor", "lion"
             (as Keras allocates them), "et1", "et2", ... and "etinf". Defaults to
@@ -102,8 +103,11 @@ def memory_report(model_or_shapes, optimizers=None) -> MemoryReport:
     Example:
         >>> print(memory_report([(512, 512)], ["adam", "et2"]))  # doctest: +SKIP
     """
+    if optimizers is None:
+        optimizers = DEFAULT_OPTIMIZERS
+        if hasattr(model_or_shapes, "tensor_indices"):
+            optimizers = (*DEFAULT_OPTIMIZERS, model_or_shapes)
     named = _named_shapes(model_or_shapes)
-    optimizers = DEFAULT_OPTIMIZERS if optimizers is None else optimizers
     plans = dict(_plan(optimizer, named) for optimizer in optimizers)
     variables = [
         {
@@ -123,7 +127,8 @@ def memory_report(model_or_shapes, optimizers=None) -> MemoryReport:
 
 def _named_shapes(source):
     """List of (name, shape, bytes per entry)."""
-    source = getattr(source, "trainable_variables", source)
+    for attribute in ("trainable_variables", "_trainable_variables"):
+        source = getattr(source, attribute, source)  # of a model, an optimizer
     if isinstance(source, dict):
         named = [(str(k), tuple(v), 4) for k, v in source.items()]
     else:

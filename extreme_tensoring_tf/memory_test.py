@@ -64,6 +64,16 @@ def test_model():
     assert memory_report(model, ["adam"]).totals["adam"]["scalars"] == 2 * 30
 
 
+def test_built_optimizer():
+    optimizer = ExtremeTensoring(name="ours", level=3)
+    with pytest.raises(ValueError, match="no trainable variable"):
+        memory_report(optimizer)
+    optimizer.build(variables())
+    report = memory_report(optimizer)
+    assert report.totals["ours"] == report.totals["et3"]
+    assert report.totals["ours"]["scalars"] == optimizer.state_size
+
+
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="Received: 'shampoo'"):
         memory_report(SHAPES, ["shampoo"])
