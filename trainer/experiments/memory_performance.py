@@ -116,6 +116,7 @@ def main(argv):
         train_steps=setting("train_steps", _TRAIN_STEPS),
         candidates=setting("candidates", _CANDIDATES),
         seed=_SEED.value,
+        keep_models=preset["samples"] > 0,
     )
     best = [experiment.tune(name) for name in setting("optimizers", _OPTIMIZERS)]
     floor = known_perplexity(setting("tmp_dir", _TMP_DIR))
@@ -134,7 +135,7 @@ class Experiment:
     train_steps: int
     candidates: int
     seed: int
-    _model: object = None  # trained last
+    keep_models: bool = False  # as runs, with checkpoints and summaries
 
     @property
     def data_dir(self):
@@ -192,6 +193,7 @@ class Experiment:
                 problem=PROBLEM,
                 data_dir=self.data_dir,
                 hparams=hparams,
+                output_dir=self._run_dir(key) if self.keep_models else None,
                 train_steps=self.train_steps,
                 seed=self.seed,
                 eval_frequency=max(1, self.train_steps // 3),
@@ -215,23 +217,25 @@ class Experiment:
         }
         with open(self.results_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        self._model = result.model
         return record
 
+    def _run_dir(self, key):
+        name = "{optimizer}-{learning_rate_constant:g}".format(**key["hparams"])
+        return str(self.output_dir / "runs" / f"{name}-seed{key['seed']}")
+
     def print_samples(self, result, count):
-        """Prints sentences of the model trained last by this process."""
+        """Prints sentences of the model that a run ended with."""
         from trainer import dataset
+        from trainer import run_folder
         from trainer import sampling
         from trainer import tokenizer
 
-        if self._model is None:
-            print("no sample: every run was finished before")
-            return
-        paths = dataset.Paths(self.data_dir, PROBLEM)
-        processor = tokenizer.load(paths.tokenizer)
+        newest = run_folder.latest_checkpoint(self._run_dir(result))
+        model = run_folder.load_checkpoint(newest)
+        processor = tokenizer.load(dataset.Paths(self.data_dir, PROBLEM).tokenizer)
         print(f"sampled with {result['optimizer']}:")
-        for sentence in sampling.sample(self._model, processor, count):
-            print(f"  {sentence}")
+        for sentence in sampling.sample(model, processor, count):
+            print("  " + " ".join(sentence.split()))
 
     def finished(self):
         if not self.results_file.is_file():
@@ -290,7 +294,8 @@ def plot(results, floor, path):
             color="C3",
         )
     axes.set_xscale("symlog", linthresh=100)
-    axes.set_xlim(left=-10)
+    axes.set_xlim(-10, 5 * max(100, *(r["state_bytes"] for r in results)))
+    axes.margins(y=0.15)
     axes.set_xlabel("optimizer state, bytes")
     axes.set_ylabel("held-out perplexity per word")
     axes.grid(alpha=0.3)
