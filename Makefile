@@ -1,41 +1,46 @@
-# Every target makes .venv by itself. `make demo` and `make test` need nothing else.
+# Every target makes the environment it needs. `make demo` and `make test` come first.
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
+BIN := .venv/bin
 # TensorFlow's CUDA build where there is an NVIDIA driver, its CPU build elsewhere.
 BACKEND ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
 # Without this TensorFlow greets with four lines on every start.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test lint format benchmark clean
+.PHONY: demo test test-all lint format benchmark clean
 
 # setup.py is the only thing that says what is installed; touch it to re-install.
-$(VENV)/installed: setup.py
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+.venv/installed .venv-jax/installed: setup.py
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	if command -v uv >/dev/null; then \
-	  uv pip install --quiet --python $(BIN)/python -e '.[$(BACKEND),test,bench]'; \
+	  uv pip install --quiet --python $(@D)/bin/python -e '.[$(BACKEND),test,bench]'; \
 	else \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  $(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
 	    -e '.[$(BACKEND),test,bench]'; \
 	fi
 	touch $@
+.venv-jax/installed: BACKEND := jax
 
-demo: $(VENV)/installed
+demo: .venv/installed
 	$(BIN)/python -m trainer.experiments.memory_performance --preset=demo
 
 test: lint
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/installed
+# The optimizer on JAX too, where TensorFlow is not installed.
+test-all: test .venv-jax/installed
+	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest extreme_tensoring_tf
+
+lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(VENV)/installed
+format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmark: $(VENV)/installed
+benchmark: .venv/installed
 	$(BIN)/python -m benchmarks.optimizer_step
+	$(BIN)/python -m benchmarks.sparse_step
 
 clean:
-	rm -rf $(VENV) *.egg-info build demo_output
+	rm -rf .venv .venv-jax *.egg-info build demo_output

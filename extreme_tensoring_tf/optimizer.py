@@ -12,6 +12,10 @@ from extreme_tensoring_tf.preconditioner import squared_sums
 from extreme_tensoring_tf.tensor_index import check_level
 from extreme_tensoring_tf.tensor_index import resolve
 
+if keras.backend.backend() == "tensorflow":  # the others do without it
+    from extreme_tensoring_tf import sparse
+    from extreme_tensoring_tf import xla
+
 
 @dataclasses.dataclass
 class _Slots:
@@ -228,11 +232,10 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         """Takes one step of Algorithm 1 for one variable."""
         position = self._get_variable_index(variable)
         index = self._slots.indices[position]
-        statistics = self._slots.statistics[position]
-        dtype = statistics[0].dtype
+        dtype = self._slots.statistics[position][0].dtype
         slice_ids = row_ids = None
         if self._stays_sparse(gradient, position, variable.shape):
-            slice_ids, row_ids, matrix = sparse().touched_rows(
+            slice_ids, row_ids, matrix = sparse.touched_rows(
                 gradient, index, variable.shape, dtype
             )
         else:
@@ -242,30 +245,19 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         sums = squared_sums(matrix, index, row_ids)
         finite = ops.isfinite(ops.sum(sums[0])) if self.skip_nonfinite else None
         t = self._count_update(position, finite, dtype)
-
-        keep = 1.0 if self.beta_2 is None else self.beta_2
-        add = 1.0 if self.beta_2 is None else 1.0 - self.beta_2
-        accumulated = [
-            _where(finite, keep * s + add * q, s)
-            for s, q in zip(map(ops.convert_to_tensor, statistics), sums)
-        ]
-        for slot, value in zip(statistics, accumulated):
-            self.assign(slot, value)
+        sums = self._accumulate(position, sums, finite, t)
         if position in self._slots.diagonals:
             diagonal = self._slots.diagonals[position]
             squares = ops.reshape(ops.square(matrix), diagonal.shape)
             self.assign_add(diagonal, _where(finite, squares, 0.0))
-        if self.beta_2 is not None:
-            correction = _bias_correction(self.beta_2, t)
-            accumulated = [s / correction for s in accumulated]
 
         if self.beta_1:
             matrix = self._average_gradients(position, matrix, finite, t)
         rate = ops.cast(learning_rate, dtype)
-        step = self._preconditioner.scale(matrix, accumulated, index, rate, row_ids)
+        step = self._preconditioner.scale(matrix, sums, index, rate, row_ids)
         step = _where(finite, step, 0.0)
         if slice_ids is not None:
-            self.assign_sub(variable, sparse().slices(step, slice_ids, variable.shape))
+            self.assign_sub(variable, sparse.slices(step, slice_ids, variable.shape))
             return
         step = ops.reshape(step, variable.shape)
         if keras.backend.standardize_dtype(variable.dtype) == dtype:
@@ -279,9 +271,9 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         return (
             keras.backend.backend() == "tensorflow"
             and position not in self._slots.diagonals
-            and sparse().is_sparse(gradient)
+            and sparse.is_sparse(gradient)
             and not self.beta_1
-            and sparse().fits(self._slots.indices[position], shape)
+            and sparse.fits(self._slots.indices[position], shape)
         )
 
     def _count_update(self, position, finite, dtype):
@@ -293,6 +285,21 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         taken = 1 if finite is None else ops.cast(finite, "int32")
         self.assign_add(counter, ops.stack([taken, 1 - taken]))
         return t
+
+    def _accumulate(self, position, sums, finite, t):
+        """Adds this step's sums to the statistics; returns them bias-corrected."""
+        keep = 1.0 if self.beta_2 is None else self.beta_2
+        add = 1.0 if self.beta_2 is None else 1.0 - self.beta_2
+        accumulated = []
+        for slot, new in zip(self._slots.statistics[position], sums):
+            old = ops.convert_to_tensor(slot)
+            value = _where(finite, keep * old + add * new, old)
+            self.assign(slot, value)
+            accumulated.append(value)
+        if self.beta_2 is None:
+            return accumulated
+        correction = _bias_correction(self.beta_2, t)
+        return [s / correction for s in accumulated]
 
     def _average_gradients(self, position, matrix, finite, t):
         """First moment with bias correction, as in Adam."""
@@ -306,8 +313,6 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         update = super()._backend_update_step
         if self.jit_compile and keras.backend.backend() == "tensorflow":
-            from extreme_tensoring_tf import xla
-
             xla.compiled_update(self, update, grads, trainable_variables, learning_rate)
         else:
             update(grads, trainable_variables, learning_rate)
@@ -388,13 +393,6 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
             }
         )
         return config
-
-
-def sparse():
-    """The module for sparse gradients, which needs TensorFlow."""
-    from extreme_tensoring_tf import sparse
-
-    return sparse
 
 
 def _path(variable):
