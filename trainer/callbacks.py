@@ -9,6 +9,12 @@ import tqdm
 from trainer import run_folder
 
 
+def _sync(model):
+    """Brings the model's variables up to date: on JAX, `fit` keeps copies."""
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+
+
 class StepLosses(keras.callbacks.Callback):
     """Makes `logs["loss"]` the loss of this step, not the mean so far."""
 
@@ -77,6 +83,7 @@ class Summaries(keras.callbacks.Callback):
         self._step += 1
         if self._step % self._frequency:
             return
+        _sync(self.model)  # for the rate
         step, then = self._mark
         now = time.perf_counter()
         tokens = (self._step - step) * self._tokens_per_step
@@ -107,6 +114,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def _save(self):
         if self._saved != self._step:
+            _sync(self.model)
             run_folder.save_checkpoint(
                 self.model, self._output_dir, self._step, self._keep
             )
@@ -141,6 +149,7 @@ class Evaluations(keras.callbacks.Callback):
         """Evaluates now, unless this step was evaluated already."""
         if self.history and self.history[-1][0] == self._step:
             return self.history[-1][1]
+        _sync(self.model)
         evaluation = self._evaluate()
         self.history.append((self._step, evaluation))
         figures = {
