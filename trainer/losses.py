@@ -23,6 +23,7 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         self.label_smoothing = label_smoothing
 
     def call(self, labels, logits):
+        labels = ops.cast(labels, "int32")  # Keras hands them over as floats
         logits = ops.cast(logits, "float32")
         nats = ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
         if not self.label_smoothing:
