@@ -26,25 +26,25 @@ def _register(name, learning_rate_constant, factory, **kwargs):
     registry.optimizers.register(make, name)
 
 
-_register("sgd", 10.0, keras.optimizers.SGD)
+_register("sgd", 30.0, keras.optimizers.SGD)
 _register("momentum", 3.0, keras.optimizers.SGD, momentum=0.9)
 # Keras starts AdaGrad's sums at 0.1, far above a gradient's square here, which
 # would make it SGD. The paper's algorithm starts at 0.
 _register(
     "adagrad",
-    0.9,
+    1.56,
     keras.optimizers.Adagrad,
     initial_accumulator_value=0.0,
     epsilon=1e-12,
 )
 _register("rmsprop", 0.03, keras.optimizers.RMSprop)
 _register("adam", 0.09, keras.optimizers.Adam, beta_2=0.997, epsilon=1e-9)
-_register("adafactor", 0.9, keras.optimizers.Adafactor, relative_step=False)
+_register("adafactor", 0.52, keras.optimizers.Adafactor, relative_step=False)
 _register("lion", 0.003, keras.optimizers.Lion)
 # Algorithm 1. With "sum", the letter of the paper, the rate of a variable falls
 # with its size, so biases would learn some 30 times faster than embeddings here.
 # "mean" is the same algorithm but for one constant a variable, and one c fits all.
-for _level, _constant in ((1, 1.0), (2, 1.0), (3, 1.0), ("inf", 1.0)):
+for _level, _constant in ((1, 1.0), (2, 1.0), (3, 0.577), ("inf", 0.333)):
     _register(
         f"et{_level}",
         _constant,
