@@ -70,7 +70,7 @@ def plan(variables, budget_bytes, gradients=None):
             _push(heap, ladders, v, axis)
     while heap:
         _, v, axis = heapq.heappop(heap)
-        cost, _, dims = ladders[v, axis].pop(0)
+        _, _, dims = ladders[v, axis].pop(0)
         path, shape = variables[v]
         before = chosen[v][axis]
         size = index_from_dims(shape, tuple(chosen[v])).state_size

@@ -17,6 +17,7 @@ With `row_ids` the matrix holds some rows of the view only, the others being zer
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -52,10 +53,12 @@ def squared_sums(matrix, index, row_ids=None):
     return row_slices + folding.slice_sums(cols, index.cols)
 
 
+@functools.cache
 def slice_counts(index):
     """One array per dim of `index`: entries of the variable in each slice.
 
-    Padding is not counted. Arrays are float64 NumPy: they are constants.
+    Padding is not counted. Arrays are float64 NumPy: they are constants, counted
+    once and not at every uncompiled step.
     """
     m, n = index.view
     if not (index.rows.dims or index.cols.dims):

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from extreme_tensoring_tf.sparse import is_sparse
+
 
 def compiled_update(optimizer, update, grads, variables, learning_rate):
     """Calls `update(grads, variables, learning_rate)` as one compiled program.
@@ -22,8 +24,8 @@ def compiled_update(optimizer, update, grads, variables, learning_rate):
     dense, slices = [], []
     for gradient, variable in zip(grads, variables):
         # Scattering a few rows is faster outside: XLA may copy the variable.
-        is_slices = isinstance(gradient, tf.IndexedSlices)
-        (slices if is_slices else dense).append((gradient, variable))
+        group = slices if is_sparse(gradient) else dense
+        group.append((gradient, variable))
     if slices:
         update(*zip(*slices), learning_rate)
     if not dense:

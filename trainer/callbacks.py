@@ -59,17 +59,40 @@ class ProgressBar(keras.callbacks.Callback):
         self._bar.close()
 
 
-class Summaries(keras.callbacks.Callback):
+class _Periodic(keras.callbacks.Callback):
+    """Calls `act(logs)` every `frequency` steps; `step` counts earlier runs, too."""
+
+    def __init__(self, start_step, frequency):
+        super().__init__()
+        self.step = start_step
+        self._frequency = frequency
+        self._acted_at = None
+
+    def act(self, logs):
+        raise NotImplementedError
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        if self.step % self._frequency == 0:
+            self._act_once(logs)
+
+    def _act_once(self, logs):
+        """Acts, unless it did at this very step."""
+        if self._acted_at != self.step:
+            _sync(self.model)
+            self.act(logs)
+            self._acted_at = self.step
+
+
+class Summaries(_Periodic):
     """Writes TensorBoard scalars. Needs `tensorboard`, not TensorFlow."""
 
     def __init__(self, output_dir, start_step, tokens_per_step, frequency=20):
-        super().__init__()
+        super().__init__(start_step, frequency)
         from tensorboard.summary import Writer
 
         self._writer = Writer(str(output_dir))
-        self._step = start_step
         self._tokens_per_step = tokens_per_step
-        self._frequency = frequency
 
     def scalars(self, step, values):
         for name, value in values.items():
@@ -77,81 +100,56 @@ class Summaries(keras.callbacks.Callback):
         self._writer.flush()
 
     def on_train_begin(self, logs=None):
-        self._mark = self._step, time.perf_counter()
+        self._mark = self.step, time.perf_counter()
 
-    def on_train_batch_end(self, batch, logs=None):
-        self._step += 1
-        if self._step % self._frequency:
-            return
-        _sync(self.model)  # for the rate
+    def act(self, logs):
         step, then = self._mark
         now = time.perf_counter()
-        tokens = (self._step - step) * self._tokens_per_step
+        tokens = (self.step - step) * self._tokens_per_step
         self.scalars(
-            self._step,
+            self.step,
             {
                 "train/loss": logs["loss"],
                 "train/learning_rate": self.model.optimizer.learning_rate,
                 "train/tokens_per_second": tokens / (now - then),
             },
         )
-        self._mark = self._step, now
+        self._mark = self.step, now
 
     def on_train_end(self, logs=None):
         self._writer.close()
 
 
-class Checkpoints(keras.callbacks.Callback):
+class Checkpoints(_Periodic):
     """Saves every `frequency` steps and at the end."""
 
     def __init__(self, output_dir, start_step, frequency, keep):
-        super().__init__()
+        super().__init__(start_step, frequency)
         self._output_dir = output_dir
-        self._step = start_step
-        self._saved = None
-        self._frequency = frequency
         self._keep = keep
 
-    def _save(self):
-        if self._saved != self._step:
-            _sync(self.model)
-            run_folder.save_checkpoint(
-                self.model, self._output_dir, self._step, self._keep
-            )
-            self._saved = self._step
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._step += 1
-        if self._step % self._frequency == 0:
-            self._save()
+    def act(self, logs):
+        run_folder.save_checkpoint(self.model, self._output_dir, self.step, self._keep)
 
     def on_train_end(self, logs=None):
-        self._save()
+        self._act_once(logs)
 
 
-class Evaluations(keras.callbacks.Callback):
-    """Evaluates every `frequency` steps. Keeps (step, Evaluation) in `history`."""
+class Evaluations(_Periodic):
+    """Evaluates every `frequency` steps and at the end.
+
+    Keeps (step, Evaluation) in `history`.
+    """
 
     def __init__(self, evaluate, start_step, frequency, summaries=None):
-        super().__init__()
+        super().__init__(start_step, frequency)
         self._evaluate = evaluate
-        self._step = start_step
-        self._frequency = frequency
         self._summaries = summaries
         self.history = []
 
-    def on_train_batch_end(self, batch, logs=None):
-        self._step += 1
-        if self._step % self._frequency == 0:
-            self.run()
-
-    def run(self):
-        """Evaluates now, unless this step was evaluated already."""
-        if self.history and self.history[-1][0] == self._step:
-            return self.history[-1][1]
-        _sync(self.model)
+    def act(self, logs):
         evaluation = self._evaluate()
-        self.history.append((self._step, evaluation))
+        self.history.append((self.step, evaluation))
         figures = {
             "nats_per_token": evaluation.nats_per_token,
             "perplexity_per_token": evaluation.perplexity_per_token,
@@ -160,15 +158,14 @@ class Evaluations(keras.callbacks.Callback):
         }
         if self._summaries:
             self._summaries.scalars(
-                self._step, {f"dev/{k}": v for k, v in figures.items()}
+                self.step, {f"dev/{k}": v for k, v in figures.items()}
             )
         tqdm.tqdm.write(
-            f"step {self._step}: dev "
+            f"step {self.step}: dev "
             f"{evaluation.nats_per_token:.4f} nats per token, perplexity per "
             f"word {evaluation.perplexity_per_word:.2f}",
             file=sys.stderr,
         )
-        return evaluation
 
     def on_train_end(self, logs=None):
-        self.run()
+        self._act_once(logs)

@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 
 from trainer import dataset
 from trainer import packing
 from trainer import tokenizer
 from trainer.errors import UsageError
+from trainer.files import write_atomically
 
 SPLITS = ("train", "dev")
 
@@ -39,7 +39,7 @@ def generate(problem, tmp_dir, data_dir, max_length=None):
     pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
     paths.description.unlink(missing_ok=True)
     model = tokenizer.train(problem.sentences("train", tmp_dir), problem.vocab_size)
-    _write_atomically(paths.tokenizer, lambda path: path.write_bytes(model))
+    write_atomically(paths.tokenizer, lambda path: path.write_bytes(model))
     processor = tokenizer.load(paths.tokenizer)
     splits = {
         split: _write_split(
@@ -58,14 +58,8 @@ def generate(problem, tmp_dir, data_dir, max_length=None):
         splits=splits,
     )
     text = json.dumps(dataclasses.asdict(description), indent=2)
-    _write_atomically(paths.description, lambda path: path.write_text(text))
+    write_atomically(paths.description, lambda path: path.write_text(text))
     return description
-
-
-def _write_atomically(path, write):
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    os.replace(partial, path)
 
 
 def _sequences(sentences, processor, max_length):
@@ -98,7 +92,7 @@ def _write_split(sentences, processor, path, max_length):
         finally:
             writer.close()
 
-    _write_atomically(path, write)
+    write_atomically(path, write)
     return dataset.Split(
         sentences=totals[0],
         words=totals[1],

@@ -7,11 +7,11 @@ Imports Keras only where a checkpoint is loaded.
 """
 
 import json
-import os
 import pathlib
 import re
 
 from trainer.errors import UsageError
+from trainer.files import write_atomically
 
 _NAME = re.compile(r"model-(\d+)\.keras")
 
@@ -33,9 +33,7 @@ def save_checkpoint(model, output_dir, step, keep):
     folder = pathlib.Path(output_dir) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"model-{step}.keras"
-    partial = folder / f"partial-{step}.keras"
-    model.save(partial)
-    os.replace(partial, path)
+    write_atomically(path, model.save)
     for _, old in _by_step(output_dir)[:-keep]:
         old.unlink()
     return path
@@ -77,7 +75,8 @@ def write_config(output_dir, config):
                 )
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    text = json.dumps(config, indent=2) + "\n"
+    write_atomically(path, lambda partial: partial.write_text(text))
 
 
 def read_config(output_dir):

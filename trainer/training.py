@@ -110,7 +110,9 @@ def train(run) -> Result:
             f"a batch of {rows} rows is larger than the training data, "
             f"{len(train_rows)} rows: choose a smaller batch_size"
         )
+    # Unknown names are refused before anything is written.
     registry.optimizers.get(run.hparams.optimizer)
+    registry.models.get(run.model)
     newest = None
     if run.output_dir:
         run_folder.write_config(run.output_dir, run.identity())

@@ -76,6 +76,11 @@ def test_help_is_complete_and_light(binary):
             "unknown optimizer 'et9'",
         ),
         (
+            "et_trainer",
+            "--problem={problem} --data_dir={data} --output_dir={tmp}/run --model=rnn",
+            "unknown model 'rnn'",
+        ),
+        (
             "et_eval",
             "--data_dir={data} --output_dir={tmp}",
             "holds no run",
