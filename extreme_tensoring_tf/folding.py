@@ -3,7 +3,8 @@
 `tensor_index.Fold` says how an axis is folded into a grid of short axes. Two
 directions are needed: sums over the slices of each dim, and the sum over the axis
 of one term (a logarithm) per dim. Each comes for a whole axis and, for sparse
-gradients, for some indices of it.
+gradients, for some indices of it. The axis is the last one of its array: the
+vectors of variables of one tensor index are stacked and treated together.
 """
 
 import numpy as np
@@ -14,23 +15,26 @@ def slice_sums(vector, fold):
     """Sums of `vector` over the slices of each dim of `fold`.
 
     Args:
-        vector: tensor or array of shape (fold.size,).
+        vector: tensor or array of shape (..., fold.size).
         fold: a `tensor_index.Fold`.
 
     Returns:
-        A list of vectors, one per entry of `fold.dims`, of those lengths.
+        A list of arrays, one per entry of `fold.dims`, of shapes (..., dim).
     """
     if not fold.dims:
         return []
     if not fold.parts:
         return [vector]
     xp = _module_of(vector)
+    lead = tuple(vector.shape[:-1])
     if fold.cells > fold.size:
-        vector = xp.pad(vector, [(0, fold.cells - fold.size)])
-    grid = xp.reshape(vector, [part.size for part in fold.parts])
+        padding = [(0, 0)] * len(lead) + [(0, fold.cells - fold.size)]
+        vector = xp.pad(vector, padding)
+    grid = xp.reshape(vector, (*lead, *(part.size for part in fold.parts)))
+    axes = range(len(lead), len(lead) + len(fold.parts))
     sums = []
-    for axis, part in enumerate(fold.parts):
-        others = tuple(a for a in range(len(fold.parts)) if a != axis)
+    for axis, part in zip(axes, fold.parts):
+        others = tuple(a for a in axes if a != axis)
         sums += slice_sums(xp.sum(grid, axis=others), part)
     return sums
 
@@ -49,11 +53,11 @@ def outer_sum(terms, fold):
     Entry j of the result adds the entries that index j has in each term.
 
     Args:
-        terms: iterator of vectors, consumed in the order of `fold.dims`.
+        terms: iterator of arrays (..., dim), consumed in the order of `fold.dims`.
         fold: a `tensor_index.Fold`.
 
     Returns:
-        A vector of length fold.size, or None if the fold keeps no dim.
+        An array of shape (..., fold.size), or None if the fold keeps no dim.
     """
     if not fold.dims:
         return None
@@ -67,10 +71,11 @@ def outer_sum(terms, fold):
         shape = [1] * len(fold.parts)
         shape[axis] = part.size
         xp = _module_of(values)
-        values = xp.reshape(values, shape)
+        lead = tuple(values.shape[:-1])
+        values = xp.reshape(values, (*lead, *shape))
         grid = values if grid is None else grid + values
-    grid = xp.broadcast_to(grid, [part.size for part in fold.parts])
-    return xp.reshape(grid, (fold.cells,))[: fold.size]
+    grid = xp.broadcast_to(grid, (*lead, *(part.size for part in fold.parts)))
+    return xp.reshape(grid, (*lead, fold.cells))[..., : fold.size]
 
 
 def outer_sum_at(terms, indices, fold):

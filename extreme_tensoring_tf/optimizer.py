@@ -24,7 +24,7 @@ class _Slots:
     indices: list  # tensor_index.TensorIndex
     statistics: list  # lists of vectors, of lengths index.dims
     momentums: list  # arrays like the variable; empty without beta_1
-    counters: list  # int32 (2,): updates taken, updates skipped; may be empty
+    counters: object  # int32 (variables, 2): updates taken, skipped; may be None
     diagonals: dict  # position -> sums of squares, full size: see trace_ratio.py
 
 
@@ -199,7 +199,7 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         # absent took fewer, so bias correction needs a counter of its own.
         counted = self.skip_nonfinite or self.beta_1 or self.beta_2
         # One plain object, not attributes: a list here would be tracked twice.
-        self._slots = _Slots(indices, [], [], [], {})
+        self._slots = _Slots(indices, [], [], None, {})
         for path, variable, index in zip(paths, variables, indices):
             prefix = path.replace("/", "_")
             self._slots.statistics.append(
@@ -221,49 +221,62 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
                         name=f"{prefix}_momentum",
                     )
                 )
-            if counted:
-                self._slots.counters.append(
-                    self.add_variable(
-                        shape=(2,), dtype="int32", name=f"{prefix}_counters"
-                    )
-                )
+        if counted:
+            self._slots.counters = self.add_variable(
+                shape=(len(variables), 2), dtype="int32", name="counters"
+            )
 
     def update_step(self, gradient, variable, learning_rate):
         """Takes one step of Algorithm 1 for one variable."""
-        position = self._get_variable_index(variable)
-        index = self._slots.indices[position]
-        dtype = self._slots.statistics[position][0].dtype
+        self._update_alike([gradient], [variable], learning_rate)
+
+    def _update_alike(self, gradients, variables, learning_rate):
+        """One step for k variables of one tensor index and dtype."""
+        positions = [self._get_variable_index(v) for v in variables]
+        index = self._slots.indices[positions[0]]
+        dtype = self._slots.statistics[positions[0]][0].dtype
+        shape = variables[0].shape
         slice_ids = row_ids = None
-        if self._stays_sparse(gradient, position, variable.shape):
+        if self._stays_sparse(gradients[0], positions[0], shape):
             slice_ids, row_ids, matrix = sparse.touched_rows(
-                gradient, index, variable.shape, dtype
+                gradients[0], index, shape, dtype
             )
+            matrices = [matrix]
         else:
-            matrix = ops.cast(ops.convert_to_tensor(gradient), dtype)
-            matrix = ops.reshape(matrix, index.view)
+            matrices = [
+                ops.reshape(ops.convert_to_tensor(g), index.view) for g in gradients
+            ]
 
-        sums = squared_sums(matrix, index, row_ids)
-        finite = ops.isfinite(ops.sum(sums[0])) if self.skip_nonfinite else None
-        t = self._count_update(position, finite, dtype)
-        sums = self._accumulate(position, sums, finite, t)
-        if position in self._slots.diagonals:
-            diagonal = self._slots.diagonals[position]
-            squares = ops.reshape(ops.square(matrix), diagonal.shape)
-            self.assign_add(diagonal, _where(finite, squares, 0.0))
-
-        if self.beta_1:
-            matrix = self._average_gradients(position, matrix, finite, t)
+        # A cast is repeated where it is needed, so as not to keep k copies.
+        casts = (ops.cast(matrix, dtype) for matrix in matrices)
+        sums = squared_sums(casts, index, row_ids)
+        finite = None
+        if self.skip_nonfinite:
+            finite = ops.isfinite(ops.sum(sums[0], axis=1))
+        t = self._count_updates(positions, finite, dtype)
+        sums = self._accumulate(positions, sums, finite, t)
+        factors = self._preconditioner.factors(sums, index, row_ids)
         rate = ops.cast(learning_rate, dtype)
-        step = self._preconditioner.scale(matrix, sums, index, rate, row_ids)
-        step = _where(finite, step, 0.0)
-        if slice_ids is not None:
-            self.assign_sub(variable, sparse.slices(step, slice_ids, variable.shape))
-            return
-        step = ops.reshape(step, variable.shape)
-        if keras.backend.standardize_dtype(variable.dtype) == dtype:
+        for i, (position, variable) in enumerate(zip(positions, variables)):
+            ok = None if finite is None else finite[i]
+            direction = ops.cast(matrices[i], dtype)
+            if position in self._slots.diagonals:
+                diagonal = self._slots.diagonals[position]
+                squares = ops.reshape(ops.square(direction), diagonal.shape)
+                self.assign_add(diagonal, _where(ok, squares, 0.0))
+            if self.beta_1:
+                direction = self._average_gradients(position, direction, ok, t[i])
+            step = _where(ok, factors[i].scale(direction, rate), 0.0)
+            if slice_ids is not None:
+                self.assign_sub(variable, sparse.slices(step, slice_ids, shape))
+            else:
+                self._subtract(variable, ops.reshape(step, shape))
+
+    def _subtract(self, variable, step):
+        if keras.backend.standardize_dtype(variable.dtype) == step.dtype:
             self.assign_sub(variable, step)
         else:  # subtract before rounding to the variable's shorter dtype
-            value = ops.cast(ops.convert_to_tensor(variable), dtype) - step
+            value = ops.cast(ops.convert_to_tensor(variable), step.dtype) - step
             self.assign(variable, ops.cast(value, variable.dtype))
 
     def _stays_sparse(self, gradient, position, shape):
@@ -276,29 +289,38 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
             and sparse.fits(self._slots.indices[position], shape)
         )
 
-    def _count_update(self, position, finite, dtype):
-        """Counts this update or skip. Returns t, the update's number from 1."""
-        if not self._slots.counters:
+    def _count_updates(self, positions, finite, dtype):
+        """Counts updates and skips. Returns t (k,), the updates' numbers from 1."""
+        counters = self._slots.counters
+        if counters is None:
             return None
-        counter = self._slots.counters[position]
-        t = ops.cast(counter[0] + 1, dtype)
-        taken = 1 if finite is None else ops.cast(finite, "int32")
-        self.assign_add(counter, ops.stack([taken, 1 - taken]))
-        return t
+        places = ops.convert_to_tensor(positions, "int32")
+        if finite is None:
+            taken = ops.ones((len(positions),), "int32")
+        else:
+            taken = ops.cast(finite, "int32")
+        t = ops.take(counters.value[:, 0], places) + 1
+        new = ops.stack([taken, 1 - taken], axis=1)
+        new = ops.scatter(ops.expand_dims(places, 1), new, counters.shape)
+        self.assign_add(counters, new)
+        return ops.cast(t, dtype)
 
-    def _accumulate(self, position, sums, finite, t):
+    def _accumulate(self, positions, sums, finite, t):
         """Adds this step's sums to the statistics; returns them bias-corrected."""
         keep = 1.0 if self.beta_2 is None else self.beta_2
         add = 1.0 if self.beta_2 is None else 1.0 - self.beta_2
+        finite = None if finite is None else ops.expand_dims(finite, 1)
         accumulated = []
-        for slot, new in zip(self._slots.statistics[position], sums):
-            old = ops.convert_to_tensor(slot)
-            value = _where(finite, keep * old + add * new, old)
-            self.assign(slot, value)
-            accumulated.append(value)
+        for dim, new in enumerate(sums):
+            slots = [self._slots.statistics[p][dim] for p in positions]
+            old = ops.stack([s.value for s in slots])
+            values = _where(finite, keep * old + add * new, old)
+            for i, slot in enumerate(slots):
+                self.assign(slot, values[i])
+            accumulated.append(values)
         if self.beta_2 is None:
             return accumulated
-        correction = _bias_correction(self.beta_2, t)
+        correction = ops.expand_dims(_bias_correction(self.beta_2, t), 1)
         return [s / correction for s in accumulated]
 
     def _average_gradients(self, position, matrix, finite, t):
@@ -311,11 +333,32 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         return new / _bias_correction(self.beta_1, t)
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        update = super()._backend_update_step
-        if self.jit_compile and keras.backend.backend() == "tensorflow":
-            xla.compiled_update(self, update, grads, trainable_variables, learning_rate)
+        if keras.backend.backend() != "tensorflow":
+            self._update_all(grads, trainable_variables, learning_rate)
+        elif xla.distributed():  # a program cannot merge replicas
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+        elif self.jit_compile:
+            xla.compiled_update(self, grads, trainable_variables, learning_rate)
         else:
-            update(grads, trainable_variables, learning_rate)
+            self._update_all(grads, trainable_variables, learning_rate)
+
+    def _update_all(self, grads, variables, learning_rate):
+        """Steps variables in groups of one tensor index, shape and dtype."""
+        groups = {}
+        for gradient, variable in zip(grads, variables):
+            position = self._get_variable_index(variable)
+            key = (
+                self._slots.indices[position],
+                tuple(variable.shape),
+                keras.backend.standardize_dtype(variable.dtype),
+                # Sparse gradients differ in their number of rows.
+                position
+                if self._stays_sparse(gradient, position, variable.shape)
+                else None,
+            )
+            groups.setdefault(key, []).append((gradient, variable))
+        for group in groups.values():
+            self._update_alike(*zip(*group), learning_rate)
 
     def watch_diagonals(self, matches):
         """Keeps AdaGrad's full-size sums beside the statistics (`TraceRatio`).
@@ -368,10 +411,8 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
     @property
     def skipped_updates(self):
         """Updates left out for a non-finite gradient: {variable path: count}."""
-        return {
-            _path(v): int(counter[1])
-            for v, counter in zip(self._trainable_variables, self._slots.counters)
-        }
+        skipped = ops.convert_to_numpy(self._slots.counters.value)[:, 1]
+        return {_path(v): int(n) for v, n in zip(self._trainable_variables, skipped)}
 
     def get_config(self):
         """Arguments of the constructor, for `from_config`."""

@@ -10,10 +10,12 @@ Every S_i is a sum of squares over slices of the variable. A slice is a set of
 whole rows or of whole columns, so the row sums and the column sums of g**2 hold
 all of them. Likewise the preconditioner is the outer product of a row vector and
 a column vector. So a step reads the gradient twice, and every root, power and
-sum of p logarithms is taken on short vectors.
+sum of p logarithms is taken on short vectors. A model has many variables of one
+shape: their short vectors are stacked, (k, d_i) for k variables, for an operation
+on a short vector costs what starting it costs.
 
-With `row_ids` the matrix holds some rows of the view only, the others being zero
-(sparse gradients). Then everything costs what those rows cost.
+With `row_ids`, and k = 1, the matrix holds some rows of the view only, the others
+being zero (sparse gradients). Then everything costs what those rows cost.
 """
 
 import dataclasses
@@ -27,30 +29,39 @@ from extreme_tensoring_tf import folding
 from extreme_tensoring_tf.marginals import row_and_col_sums
 
 
-def squared_sums(matrix, index, row_ids=None):
-    """One vector per dim of `index`: the sums of matrix**2 over its slices.
+def squared_sums(matrices, index, row_ids=None):
+    """One array per dim of `index`: the sums of squares over its slices.
 
     S_i[j] = sum over I with I_i = j of g[I]**2 (Algorithm 1, line 5).
 
     Args:
-        matrix: gradient of shape `index.view`, or its rows `row_ids`.
+        matrices: k gradients of shape `index.view`, or the rows `row_ids` of one.
         index: a `tensor_index.TensorIndex`.
-        row_ids: None, or int vector: the rows of the view that `matrix` holds.
+        row_ids: None, or int vector: the rows of the view that the matrix holds.
 
     Returns:
-        A list of vectors of lengths `index.dims`.
+        A list of arrays of shapes (k, dim), in the order of `index.dims`.
     """
     if not (index.rows.dims or index.cols.dims):
-        rows, _ = row_and_col_sums(matrix, cols=False)
-        return [ops.reshape(ops.sum(rows), (1,))]
-    rows, cols = row_and_col_sums(
-        matrix, rows=bool(index.rows.dims), cols=bool(index.cols.dims)
+        rows = [row_and_col_sums(matrix, cols=False)[0] for matrix in matrices]
+        return [ops.expand_dims(ops.stack([ops.sum(r) for r in rows]), 1)]
+    rows, cols = zip(
+        *(
+            row_and_col_sums(
+                matrix, rows=bool(index.rows.dims), cols=bool(index.cols.dims)
+            )
+            for matrix in matrices
+        )
     )
-    if row_ids is None:
-        row_slices = folding.slice_sums(rows, index.rows)
-    else:
-        row_slices = folding.slice_sums_at(rows, row_ids, index.rows)
-    return row_slices + folding.slice_sums(cols, index.cols)
+    sums = []
+    if row_ids is not None:
+        at = folding.slice_sums_at(rows[0], row_ids, index.rows)
+        sums += [ops.expand_dims(s, 0) for s in at]
+    elif index.rows.dims:
+        sums += folding.slice_sums(ops.stack(rows), index.rows)
+    if index.cols.dims:
+        sums += folding.slice_sums(ops.stack(cols), index.cols)
+    return sums
 
 
 @functools.cache
@@ -104,7 +115,7 @@ def rank_one_logs(means, scale, epsilon):
     return [_log_ratio(m, epsilon, scale) * -0.5 for m in means]
 
 
-def literal_geometric_mean(statistics, index, epsilon, row_ids=None):
+def literal_geometric_mean(row, col, p, epsilon):
     """Full-size preconditioner of Algorithm 1 to the letter.
 
     delta[I] = (epsilon + prod_i S_i[I_i]) ** (-1 / (2 p))
@@ -112,11 +123,14 @@ def literal_geometric_mean(statistics, index, epsilon, row_ids=None):
     Exact and slow: it is no outer product, so it is taken per entry, in log
     space. Source: arXiv 1902.04620, Algorithm 1, line 6.
 
+    Args:
+        row, col: vectors whose outer sum is sum_i log S_i[I_i], or None for 0.
+        p: the number of dims.
+        epsilon: above 0, in the units of g**(2 p).
+
     Returns:
         A tensor that broadcasts to the matrix.
     """
-    logs = [ops.log(s) for s in statistics]
-    row, col = _row_and_col(logs, index, row_ids)
     log_product = 0.0 if col is None else col
     if row is not None:
         log_product = log_product + ops.expand_dims(row, 1)
@@ -125,7 +139,7 @@ def literal_geometric_mean(statistics, index, epsilon, row_ids=None):
     log_sum = ops.maximum(log_product, log_epsilon) + ops.log1p(
         ops.exp(-ops.abs(log_product - log_epsilon))
     )
-    return ops.exp(log_sum * (-0.5 / len(statistics)))
+    return ops.exp(log_sum * (-0.5 / p))
 
 
 def _log_ratio(statistic, epsilon, scale):
@@ -140,14 +154,15 @@ def _log_ratio(statistic, epsilon, scale):
 
 
 def _row_and_col(logs, index, row_ids=None):
-    """Row vector and column vector that add up the logarithms of the factors."""
+    """Row vectors and column vectors that add up the logarithms of the factors."""
     logs = iter(logs)
     if not (index.rows.dims or index.cols.dims):
-        return None, next(logs)  # shape (1,): broadcasts over the columns
+        return None, next(logs)  # shape (k, 1): broadcasts over the columns
     if row_ids is None:
         row = folding.outer_sum(logs, index.rows)
     else:
-        row = folding.outer_sum_at(logs, row_ids, index.rows)
+        at = folding.outer_sum_at((log[0] for log in logs), row_ids, index.rows)
+        row = None if at is None else ops.expand_dims(at, 0)
     return row, folding.outer_sum(logs, index.cols)
 
 
@@ -208,55 +223,93 @@ class Preconditioner:
                 '`preconditioner="geometric_mean"`. Use "axis" with "rank_one".'
             )
 
-    def scale(self, direction, sums, index, learning_rate, row_ids=None):
-        """learning_rate * delta * direction, clipped to `clip_threshold`.
+    def factors(self, sums, index, row_ids=None):
+        """The preconditioners of k variables, as short vectors.
 
         Args:
-            direction: matrix of shape `index.view`, or its rows `row_ids`.
-            sums: the statistics S_i, bias-corrected.
+            sums: the statistics S_i, bias-corrected, of shapes (k, dim).
             index: a `tensor_index.TensorIndex`.
-            learning_rate: scalar tensor.
             row_ids: as in `squared_sums`.
 
         Returns:
-            A matrix of the shape of `direction`.
+            A list of k `Factors`.
         """
-        row = col = None
-        root = 1.0  # of the scale, which the logarithms leave out
+        p = len(sums)
         statistics, scale = self._statistics(sums, index)
         if self.epsilon_placement == "product" and self.epsilon > 0:
-            direction = direction * literal_geometric_mean(
-                statistics, index, self.epsilon, row_ids
+            row, col = _row_and_col([ops.log(s) for s in statistics], index, row_ids)
+            literal = functools.partial(
+                literal_geometric_mean, p=p, epsilon=self.epsilon
             )
+            root = ops.ones_like(scale)
         else:
-            make_logs = _LOGS[self.form]
-            logs = make_logs(statistics, scale, self.epsilon)
+            logs = _LOGS[self.form](statistics, scale, self.epsilon)
             row, col = _row_and_col(logs, index, row_ids)
             # The exponential comes last on the short vectors: XLA does not fuse
             # it, nor what is before it, into the loop over the matrix.
             row = None if row is None else ops.exp(row)
             col = None if col is None else ops.exp(col)
-            root = ops.rsqrt(scale)
-        rate = learning_rate * root
-        if self.clip_threshold is not None:
-            size = math.prod(index.view)
-            rms = root * root_mean_square(direction, row, col, size)
-            rate = rate / ops.maximum(1.0, rms / self.clip_threshold)
-        # The rate goes with a short vector: no further pass over the matrix.
-        if col is None:
-            direction = direction * rate
-        else:
-            direction = direction * (col * rate)
-        return direction if row is None else direction * ops.expand_dims(row, 1)
+            literal = None
+            root = ops.rsqrt(scale)  # of the scale, which the logarithms leave out
+        size = math.prod(index.view)
+        return [
+            Factors(
+                None if row is None else row[i],
+                None if col is None else col[i],
+                root[i, 0],
+                size,
+                self.clip_threshold,
+                literal,
+            )
+            for i in range(sums[0].shape[0])
+        ]
 
     def _statistics(self, sums, index):
         """S_i or M_i, and the same for the whole variable, epsilon added."""
-        total = ops.sum(sums[0])  # every S_i adds up to it
+        total = ops.sum(sums[0], axis=1, keepdims=True)  # every S_i adds up to it
         if self.statistic == "mean" or self.form == "rank_one":
             counts = slice_counts(index)
             sums = [s / ops.cast(n, s.dtype) for s, n in zip(sums, counts)]
             total = total / math.prod(index.view)
         return sums, ops.where(total > 0, total + self.epsilon, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Factors:
+    """The preconditioner delta of one variable, before it is written out.
+
+    delta = root * (row outer col), a factor of None being 1; or, with `literal`,
+    what that function makes of `row` and `col`.
+    """
+
+    row: object
+    col: object
+    root: object
+    size: int  # entries of the whole variable
+    clip_threshold: float | None
+    literal: object = None
+
+    def scale(self, direction, learning_rate):
+        """learning_rate * delta * direction, clipped to `clip_threshold`.
+
+        Args:
+            direction: matrix of shape `index.view`, or the rows `row_ids` of it.
+            learning_rate: scalar tensor.
+
+        Returns:
+            A matrix of the shape of `direction`.
+        """
+        row, col = self.row, self.col
+        if self.literal:
+            direction = direction * self.literal(row, col)
+            row = col = None
+        rate = learning_rate * self.root
+        if self.clip_threshold is not None:
+            rms = self.root * root_mean_square(direction, row, col, self.size)
+            rate = rate / ops.maximum(1.0, rms / self.clip_threshold)
+        # The rate goes with a short vector: no further pass over the matrix.
+        direction = direction * (rate if col is None else col * rate)
+        return direction if row is None else direction * ops.expand_dims(row, 1)
 
 
 _LOGS = {"geometric_mean": geometric_mean_logs, "rank_one": rank_one_logs}
@@ -270,9 +323,10 @@ def root_mean_square(matrix, row, col, size):
     One more read of the gradient; nothing of its size is written. None stands
     for a factor of 1. `size` is the number of entries of the whole variable.
     """
+    weights = None
     if col is not None:
-        matrix = matrix * col
-    rows, _ = row_and_col_sums(matrix, cols=False)
+        weights = ops.broadcast_to(ops.square(col), matrix.shape[1:])
+    rows, _ = row_and_col_sums(matrix, cols=False, weights=weights)
     if row is not None:
         rows = rows * ops.square(row)
     return ops.sqrt(ops.sum(rows) / size)

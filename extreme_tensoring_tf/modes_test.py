@@ -1,0 +1,166 @@
+"""One table: levels x dtypes x ways to run a step, judged by Algorithm 1 in float64.
+
+Every cell steps variables of all shapes. Run under each KERAS_BACKEND.
+"""
+
+import keras
+import ml_dtypes
+import numpy as np
+import pytest
+from keras import ops
+
+from extreme_tensoring_tf import ExtremeTensoring
+from extreme_tensoring_tf.naive_reference import NaiveExtremeTensoring
+
+BACKEND = keras.backend.backend()
+# A scalar, primes and padded axes, unit axes, two variables alike, one that is
+# summed in blocks of rows (64 KB each) with rows left over.
+SHAPES = [(), (19,), (1, 12), (36, 47), (36, 47), (3, 3, 4, 19), (65, 520)]
+# float16 ends at 65504, so a square leaves it where float32 has room.
+DTYPES = {
+    "float64": (np.float64, 1e-7 if BACKEND == "torch" else 1e-9),
+    "float32": (np.float32, 1e-5),
+    "bfloat16": (ml_dtypes.bfloat16, 2**-8),
+    "float16": (np.float16, 2**-11),
+}
+FORMS = {
+    "paper": {},
+    "rank_one": {"preconditioner": "rank_one", "beta_2": 0.9, "clip_threshold": 1.0},
+}
+MODES = {
+    "tensorflow": ["eager", "function", "xla", "fit", "fit_xla"],
+    "jax": ["eager", "xla", "fit_xla"],
+    "torch": ["eager", "fit"],
+}[BACKEND]
+STEPS = 3
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("level", [1, 2, 3, "inf"])
+def test_every_way_to_step(level, dtype, mode, form):
+    if dtype == "float64" and BACKEND == "jax":
+        pytest.skip("JAX has no float64 by default")
+    numpy_dtype, tolerance = DTYPES[dtype]
+    rng = np.random.default_rng(0)
+    values = [rng.normal(size=s).astype(numpy_dtype) for s in SHAPES]
+    batches = [
+        # `fit` feeds float32, whatever the model's dtype.
+        [(rng.normal(size=s) * 300).astype("f4").astype(numpy_dtype) for s in SHAPES]
+        for _ in range(STEPS)
+    ]
+    rate = 0.125  # exact in every dtype
+    judges = [
+        NaiveExtremeTensoring(
+            v.astype("float64"), level=level, learning_rate=rate, **FORMS[form]
+        )
+        for v in values
+    ]
+    for batch in batches:
+        for judge, g in zip(judges, batch):
+            judge.step(g.astype("float64"))
+            judge.x = judge.x.astype(numpy_dtype).astype("float64")
+
+    optimizer = ExtremeTensoring(
+        rate, level=level, jit_compile="xla" in mode, **FORMS[form]
+    )
+    variables = [keras.Variable(v, dtype=dtype) for v in values]
+    RUN[mode](optimizer, variables, batches)
+    assert int(optimizer.iterations) == STEPS
+    for judge, variable in zip(judges, variables):
+        np.testing.assert_allclose(
+            np.asarray(ops.convert_to_numpy(variable), "float64"),
+            judge.x,
+            # A value between two of a short dtype may round to either, each step.
+            rtol=tolerance * (1 if dtype in ("float32", "float64") else STEPS),
+            atol=tolerance,
+            err_msg=f"{variable.shape}",
+        )
+
+
+def eager(optimizer, variables, batches):
+    for batch in batches:
+        optimizer.apply(tensors(batch, variables), variables)
+
+
+def function(optimizer, variables, batches):
+    import tensorflow as tf
+
+    optimizer.build(variables)
+    step = tf.function(lambda grads: optimizer.apply(grads, variables))
+    for batch in batches:
+        step(tensors(batch, variables))
+
+
+def xla(optimizer, variables, batches):
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        optimizer.build(variables)
+        step = tf.function(
+            lambda grads: optimizer.apply(grads, variables), jit_compile=True
+        )
+        for batch in batches:
+            step(tensors(batch, variables))
+        return
+    import jax
+
+    optimizer.build(variables)
+    step = jax.jit(optimizer.stateless_apply, donate_argnums=(0, 2))
+    state = [v.value for v in optimizer.variables]
+    values = [v.value for v in variables]
+    for batch in batches:
+        values, state = step(state, tensors(batch, variables), values)
+    for variable, value in zip(variables + optimizer.variables, values + state):
+        variable.assign(value)
+
+
+class Linear(keras.Model):
+    """sum_i <x_i, g_i>, for which the gradient of x_i is the input g_i."""
+
+    def __init__(self, parameters):
+        wide = "float64" if parameters[0].dtype == "float64" else "float32"
+        super().__init__(dtype=wide)
+        self.parameters_ = parameters
+        self._trainable_variables.extend(parameters)
+        self.built = True
+
+    def call(self, inputs):
+        total = 0.0
+        for x, g in zip(self.parameters_, inputs):
+            x = ops.cast(x, self.compute_dtype)
+            total = total + ops.sum(x * ops.cast(g[0], self.compute_dtype))
+        return ops.reshape(total, (1, 1))
+
+
+def fit(optimizer, variables, batches, jit_compile=False):
+    model = Linear(variables)
+    model.compile(
+        optimizer=optimizer,
+        loss=lambda y, total: ops.sum(total),
+        jit_compile=jit_compile,
+    )
+    inputs = tuple(np.stack(gs).astype("float32") for gs in zip(*batches))
+    targets = np.zeros((STEPS, 1))
+    model.fit(inputs, targets, batch_size=1, shuffle=False, verbose=0)
+
+
+def fit_xla(optimizer, variables, batches):
+    fit(optimizer, variables, batches, jit_compile=True)
+
+
+def tensors(batch, variables):
+    return [
+        ops.convert_to_tensor(g.astype("float32"), dtype=v.dtype)
+        for g, v in zip(batch, variables)
+    ]
+
+
+RUN = {
+    "eager": eager,
+    "function": function,
+    "xla": xla,
+    "fit": fit,
+    "fit_xla": fit_xla,
+}
