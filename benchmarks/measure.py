@@ -1,6 +1,7 @@
 """What every benchmark measures with, and the machine it measured on."""
 
-import importlib.metadata
+import importlib
+import pathlib
 import platform
 import time
 
@@ -21,17 +22,66 @@ def copy_bandwidth(megabytes=256, rounds=10):
     return 2 * source.nbytes / best
 
 
+def peak_temporary_bytes(function):
+    """Resident memory at the peak of a call, above what was resident before.
+
+    The least of three calls. Linux only: None elsewhere. Set
+    TF_ENABLE_ONEDNN_OPTS=0 before TensorFlow starts, for with oneDNN its allocator
+    keeps what it once had.
+    """
+    clear = pathlib.Path("/proc/self/clear_refs")
+    if not clear.exists():
+        return None
+    peaks = []
+    for _ in range(3):
+        clear.write_text("5")  # the peak starts anew
+        before = _memory("VmRSS")
+        function()
+        peaks.append(_memory("VmHWM") - before)
+    return min(peaks)
+
+
+def _memory(field):
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return 1024 * int(line.split()[1])
+    raise ValueError(f"no {field} in /proc/self/status")
+
+
 def environment():
     """Versions and hardware that the figures belong to."""
     import keras
 
     backend = keras.backend.backend()
-    version = importlib.metadata.version(
-        "tensorflow-cpu" if backend == "tensorflow" else backend
-    )
-    with open("/proc/cpuinfo", encoding="utf-8") as lines:
-        models = [x.split(":")[1].strip() for x in lines if x.startswith("model name")]
+    version = importlib.import_module(backend).__version__
     return (
-        f"{len(models)} cores {models[0]}, keras {keras.__version__} on {backend} "
-        f"{version}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
+        f"{_hardware(backend)}, keras {keras.__version__} on {backend} {version}, "
+        f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
     )
+
+
+def _hardware(backend):
+    if backend == "jax":
+        import jax
+
+        if jax.default_backend() == "gpu":
+            return jax.devices()[0].device_kind
+    elif backend == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_name()
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        for device in tf.config.list_physical_devices("GPU"):
+            return tf.config.experimental.get_device_details(device)["device_name"]
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return platform.processor() or platform.machine()
+    models = [
+        line.split(":")[1].strip()
+        for line in cpuinfo.read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return f"{len(models)} cores {models[0] if models else platform.machine()}"

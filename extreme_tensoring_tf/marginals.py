@@ -45,28 +45,30 @@ def sums_in_blocks():
         _in_blocks.reset(token)
 
 
-def row_and_col_sums(matrix, rows=True, cols=True, weights=None):
+def row_and_col_sums(matrix, rows=True, cols=True, weights=None, dtype=None):
     """Sums of `matrix**2` over each row and over each column.
 
     Args:
         matrix: tensor of shape (m, n).
         rows, cols: which of the two are wanted.
         weights: None, or vector (n,) by which the row sums weigh columns.
+        dtype: of the sums. A loop casts block by block. None is the matrix' own.
 
     Returns:
         A vector of length m and a vector of length n; None where not wanted.
     """
     m, n = matrix.shape
+    dtype = keras.backend.standardize_dtype(dtype or matrix.dtype)
     if _in_blocks.get() and m and min(m, n) > 1:
         block = max(8, _BLOCK_BYTES // (n * matrix.dtype.size))
         if m >= 2 * block:
-            return _loop(matrix, rows, cols, weights, block)
-    return _plain(matrix, rows, cols, weights)
+            return _loop(matrix, rows, cols, weights, dtype, block)
+    return _plain(matrix, rows, cols, weights, dtype)
 
 
-def _plain(matrix, rows, cols, weights):
+def _plain(matrix, rows, cols, weights, dtype):
     m, n = matrix.shape
-    squares = ops.square(matrix)
+    squares = ops.square(ops.cast(matrix, dtype))
     row_sums = col_sums = None
     if rows:
         if weights is not None and n > _LONGEST_ROW:
@@ -97,7 +99,7 @@ def _row_sums(matrix, weights):
     return ops.sum(matrix if weights is None else matrix * weights, axis=1)
 
 
-def _loop(matrix, rows, cols, weights, block):
+def _loop(matrix, rows, cols, weights, dtype, block):
     """`_plain` over blocks of rows, and over the rows that are left."""
     import tensorflow as tf
 
@@ -105,24 +107,24 @@ def _loop(matrix, rows, cols, weights, block):
     count = m // block
 
     # A TensorArray becomes one dynamic-update-slice; a scatter, four operations.
-    parts = tf.TensorArray(matrix.dtype, count, element_shape=(block,))
+    parts = tf.TensorArray(dtype, count, element_shape=(block,))
 
     def body(i, parts, col_sums):
         part = tf.slice(matrix, [i * block, 0], [block, n])
-        r, c = _plain(part, rows, cols, weights)
+        r, c = _plain(part, rows, cols, weights, dtype)
         parts = parts.write(i, r) if rows else parts
         return i + 1, parts, col_sums + c if cols else col_sums
 
     _, parts, col_sums = tf.while_loop(
         lambda i, *_: i < count,
         body,
-        (0, parts, tf.zeros((n,) if cols else (), matrix.dtype)),
+        (0, parts, tf.zeros((n,) if cols else (), dtype)),
         maximum_iterations=count,
     )
     row_sums = parts.concat() if rows else None
     col_sums = col_sums if cols else None
     if m > count * block:
-        r, c = _plain(matrix[count * block :], rows, cols, weights)
+        r, c = _plain(matrix[count * block :], rows, cols, weights, dtype)
         row_sums = tf.concat([row_sums, r], 0) if rows else None
         col_sums = col_sums + c if cols else None
     return row_sums, col_sums

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -33,7 +36,8 @@ def test_reports_what_keras_allocates(name):
         if v.name not in ("iteration", "learning_rate")
     )
     totals = memory_report(SHAPES, [name]).to_dict()["totals"]
-    assert totals[name] == {"scalars": allocated, "bytes": 4 * allocated}
+    assert totals[name]["scalars"] == allocated
+    assert totals[name]["bytes"] == 4 * allocated
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"level": 3, "beta_1": 0.9}])
@@ -56,7 +60,9 @@ def test_table_and_numbers():
     assert "2,048,000" in kernel and " 138 " in kernel
     numbers = json.loads(json.dumps(report.to_dict()))
     assert numbers["variables"][0]["optimizers"]["et2"]["dims"] == [40, 50, 16, 32]
-    assert numbers["totals"]["et2"] == {"scalars": 186, "bytes": 744}
+    vectors = 3 * 4 * (2000 + 512 + 16 + 32)  # rows and columns of both views
+    expected = {"scalars": 186, "bytes": 744, "update_bytes": vectors}
+    assert numbers["totals"]["et2"] == expected
 
 
 def test_model():
@@ -79,3 +85,48 @@ def test_wrong_arguments():
         memory_report(SHAPES, ["shampoo"])
     with pytest.raises(ValueError, match="no trainable variable"):
         memory_report(keras.Sequential())
+
+
+MEASURE = """
+import json, sys
+import numpy as np
+from benchmarks import contestants
+from benchmarks.measure import peak_temporary_bytes
+
+shapes, names = json.loads(sys.argv[1])
+rng = np.random.default_rng(0)
+grads = [rng.standard_normal(s, dtype="float32") for s in shapes]
+peaks = {}
+for name in names:
+    values = [np.ones(s, "float32") for s in shapes]
+    step, _ = contestants.make(name, "tensorflow")(grads, values)
+    step()
+    peaks[name] = peak_temporary_bytes(step)
+print(json.dumps(peaks))
+"""
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow" or not sys.platform.startswith("linux"),
+    reason="peaks are read from /proc, and TensorFlow's XLA is what is reported",
+)
+def test_update_bytes_are_what_a_step_takes():
+    shapes = [(200_000, 64), (512, 512), (7,)]
+    names = ["adam", "adafactor", "et1", "et2", "et3", "etinf", "et2_guarded"]
+    # With oneDNN, TensorFlow's allocator would keep what it once had.
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}
+    output = subprocess.run(
+        [sys.executable, "-c", MEASURE, json.dumps([shapes, names])],
+        env=environment,
+        check=True,
+        capture_output=True,
+    ).stdout
+    peaks = json.loads(output.splitlines()[-1])
+    totals = memory_report(shapes, names[:-1]).totals
+    totals["et2_guarded"] = totals["et2"]
+    model_bytes = 4 * sum(int(np.prod(s)) for s in shapes)
+    for name in names:
+        reported = totals[name]["update_bytes"]
+        assert abs(peaks[name] - reported) < 0.1 * model_bytes, name
+    assert totals["et2"]["update_bytes"] < 0.1 * model_bytes
+    assert totals["adafactor"]["update_bytes"] == 2 * model_bytes

@@ -1,31 +1,20 @@
 """`ExtremeTensoring`, a Keras optimizer: state, one step, configuration."""
 
-import dataclasses
 import math
 
 import keras
-from keras import ops
 
 from extreme_tensoring_tf.planner import plan
 from extreme_tensoring_tf.preconditioner import Preconditioner
-from extreme_tensoring_tf.preconditioner import squared_sums
+from extreme_tensoring_tf.slots import Slots
 from extreme_tensoring_tf.tensor_index import check_level
 from extreme_tensoring_tf.tensor_index import resolve
+from extreme_tensoring_tf.update import update_all
 
-if keras.backend.backend() == "tensorflow":  # the others do without it
+_TENSORFLOW = keras.backend.backend() == "tensorflow"
+if _TENSORFLOW:  # the others do without it
     from extreme_tensoring_tf import sparse
     from extreme_tensoring_tf import xla
-
-
-@dataclasses.dataclass
-class _Slots:
-    """State of the optimizer, one entry per model variable, in build order."""
-
-    indices: list  # tensor_index.TensorIndex
-    statistics: list  # lists of vectors, of lengths index.dims
-    momentums: list  # arrays like the variable; empty without beta_1
-    counters: object  # int32 (variables, 2): updates taken, skipped; may be None
-    diagonals: dict  # position -> sums of squares, full size: see trace_ratio.py
 
 
 @keras.saving.register_keras_serializable("extreme_tensoring_tf")
@@ -191,174 +180,35 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        paths = [_path(v) for v in variables]
-        indices = self.tensor_indices(
-            [(path, tuple(v.shape)) for path, v in zip(paths, variables)]
-        )
-        # `iterations` counts steps. A variable whose gradient was skipped or
-        # absent took fewer, so bias correction needs a counter of its own.
-        counted = self.skip_nonfinite or self.beta_1 or self.beta_2
-        # One plain object, not attributes: a list here would be tracked twice.
-        self._slots = _Slots(indices, [], [], None, {})
-        for path, variable, index in zip(paths, variables, indices):
-            prefix = path.replace("/", "_")
-            self._slots.statistics.append(
-                [
-                    self.add_variable(
-                        shape=(dim,),
-                        dtype=_statistics_dtype(variable),
-                        name=f"{prefix}_statistic_{label}",
-                    )
-                    for dim, label in zip(index.dims, index.labels)
-                ]
-            )
-            if self.beta_1:
-                self._slots.momentums.append(
-                    self.add_variable(
-                        shape=variable.shape,
-                        dtype=self.momentum_dtype or variable.dtype,
-                        layout=getattr(variable, "_layout", None),
-                        name=f"{prefix}_momentum",
-                    )
-                )
-        if counted:
-            self._slots.counters = self.add_variable(
-                shape=(len(variables), 2), dtype="int32", name="counters"
-            )
+        self._slots = Slots(self, [_path(v) for v in variables], variables)
 
     def update_step(self, gradient, variable, learning_rate):
         """Takes one step of Algorithm 1 for one variable."""
-        self._update_alike([gradient], [variable], learning_rate)
+        update_all(self, [gradient], [variable], learning_rate)
 
-    def _update_alike(self, gradients, variables, learning_rate):
-        """One step for k variables of one tensor index and dtype."""
-        positions = [self._get_variable_index(v) for v in variables]
-        index = self._slots.indices[positions[0]]
-        dtype = self._slots.statistics[positions[0]][0].dtype
-        shape = variables[0].shape
-        slice_ids = row_ids = None
-        if self._stays_sparse(gradients[0], positions[0], shape):
-            slice_ids, row_ids, matrix = sparse.touched_rows(
-                gradients[0], index, shape, dtype
-            )
-            matrices = [matrix]
-        else:
-            matrices = [
-                ops.reshape(ops.convert_to_tensor(g), index.view) for g in gradients
-            ]
+    # Keras clips, then decays, then updates: three passes. Where all gradients of
+    # a step are at hand and dense, the update does all three in its own.
 
-        # A cast is repeated where it is needed, so as not to keep k copies.
-        casts = (ops.cast(matrix, dtype) for matrix in matrices)
-        sums = squared_sums(casts, index, row_ids)
-        finite = None
-        if self.skip_nonfinite:
-            finite = ops.isfinite(ops.sum(sums[0], axis=1))
-        t = self._count_updates(positions, finite, dtype)
-        sums = self._accumulate(positions, sums, finite, t)
-        factors = self._preconditioner.factors(sums, index, row_ids)
-        rate = ops.cast(learning_rate, dtype)
-        for i, (position, variable) in enumerate(zip(positions, variables)):
-            ok = None if finite is None else finite[i]
-            direction = ops.cast(matrices[i], dtype)
-            if position in self._slots.diagonals:
-                diagonal = self._slots.diagonals[position]
-                squares = ops.reshape(ops.square(direction), diagonal.shape)
-                self.assign_add(diagonal, _where(ok, squares, 0.0))
-            if self.beta_1:
-                direction = self._average_gradients(position, direction, ok, t[i])
-            step = _where(ok, factors[i].scale(direction, rate), 0.0)
-            if slice_ids is not None:
-                self.assign_sub(variable, sparse.slices(step, slice_ids, shape))
-            else:
-                self._subtract(variable, ops.reshape(step, shape))
-
-    def _subtract(self, variable, step):
-        if keras.backend.standardize_dtype(variable.dtype) == step.dtype:
-            self.assign_sub(variable, step)
-        else:  # subtract before rounding to the variable's shorter dtype
-            value = ops.cast(ops.convert_to_tensor(variable), step.dtype) - step
-            self.assign(variable, ops.cast(value, variable.dtype))
-
-    def _stays_sparse(self, gradient, position, shape):
-        """Whether only the gathered rows are touched. Momentum moves every row."""
-        return (
-            keras.backend.backend() == "tensorflow"
-            and position not in self._slots.diagonals
-            and sparse.is_sparse(gradient)
-            and not self.beta_1
-            and sparse.fits(self._slots.indices[position], shape)
+    def _clip_gradients(self, grads):
+        self._fused = not _TENSORFLOW or not (
+            xla.distributed() or any(sparse.is_sparse(g) for g in grads)
         )
+        if self._fused and (self.clipnorm or self.global_clipnorm):
+            return grads
+        return super()._clip_gradients(grads)
 
-    def _count_updates(self, positions, finite, dtype):
-        """Counts updates and skips. Returns t (k,), the updates' numbers from 1."""
-        counters = self._slots.counters
-        if counters is None:
-            return None
-        places = ops.convert_to_tensor(positions, "int32")
-        if finite is None:
-            taken = ops.ones((len(positions),), "int32")
-        else:
-            taken = ops.cast(finite, "int32")
-        t = ops.take(counters.value[:, 0], places) + 1
-        new = ops.stack([taken, 1 - taken], axis=1)
-        new = ops.scatter(ops.expand_dims(places, 1), new, counters.shape)
-        self.assign_add(counters, new)
-        return ops.cast(t, dtype)
-
-    def _accumulate(self, positions, sums, finite, t):
-        """Adds this step's sums to the statistics; returns them bias-corrected."""
-        keep = 1.0 if self.beta_2 is None else self.beta_2
-        add = 1.0 if self.beta_2 is None else 1.0 - self.beta_2
-        finite = None if finite is None else ops.expand_dims(finite, 1)
-        accumulated = []
-        for dim, new in enumerate(sums):
-            slots = [self._slots.statistics[p][dim] for p in positions]
-            old = ops.stack([s.value for s in slots])
-            values = _where(finite, keep * old + add * new, old)
-            for i, slot in enumerate(slots):
-                self.assign(slot, values[i])
-            accumulated.append(values)
-        if self.beta_2 is None:
-            return accumulated
-        correction = ops.expand_dims(_bias_correction(self.beta_2, t), 1)
-        return [s / correction for s in accumulated]
-
-    def _average_gradients(self, position, matrix, finite, t):
-        """First moment with bias correction, as in Adam."""
-        slot = self._slots.momentums[position]
-        old = ops.reshape(ops.cast(slot, matrix.dtype), matrix.shape)
-        new = self.beta_1 * old + (1 - self.beta_1) * matrix
-        new = _where(finite, new, old)
-        self.assign(slot, ops.reshape(ops.cast(new, slot.dtype), slot.shape))
-        return new / _bias_correction(self.beta_1, t)
+    def _apply_weight_decay(self, variables):
+        if not self._fused:
+            super()._apply_weight_decay(variables)
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        if keras.backend.backend() != "tensorflow":
-            self._update_all(grads, trainable_variables, learning_rate)
-        elif xla.distributed():  # a program cannot merge replicas
-            super()._backend_update_step(grads, trainable_variables, learning_rate)
-        elif self.jit_compile:
-            xla.compiled_update(self, grads, trainable_variables, learning_rate)
+        arguments = (grads, trainable_variables, learning_rate)
+        if _TENSORFLOW and xla.distributed():  # a program cannot merge replicas
+            super()._backend_update_step(*arguments)
+        elif _TENSORFLOW and self.jit_compile:
+            xla.compiled_update(self, *arguments, self._fused)
         else:
-            self._update_all(grads, trainable_variables, learning_rate)
-
-    def _update_all(self, grads, variables, learning_rate):
-        """Steps variables in groups of one tensor index, shape and dtype."""
-        groups = {}
-        for gradient, variable in zip(grads, variables):
-            position = self._get_variable_index(variable)
-            key = (
-                self._slots.indices[position],
-                tuple(variable.shape),
-                keras.backend.standardize_dtype(variable.dtype),
-                # Sparse gradients differ in their number of rows.
-                position
-                if self._stays_sparse(gradient, position, variable.shape)
-                else None,
-            )
-            groups.setdefault(key, []).append((gradient, variable))
-        for group in groups.values():
-            self._update_alike(*zip(*group), learning_rate)
+            update_all(self, *arguments, self._fused)
 
     def watch_diagonals(self, matches):
         """Keeps AdaGrad's full-size sums beside the statistics (`TraceRatio`).
@@ -375,11 +225,8 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
             if matches(_path(v))
         }
         for position, path in watched.items():
-            self._slots.diagonals[position] = self.add_variable(
-                shape=self._trainable_variables[position].shape,
-                dtype=self._slots.statistics[position][0].dtype,
-                name=f"{path.replace('/', '_')}_diagonal",
-            )
+            shape = self._trainable_variables[position].shape
+            self._slots.watch(position, path, shape)
         self._forget_program()
         return watched
 
@@ -411,7 +258,7 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
     @property
     def skipped_updates(self):
         """Updates left out for a non-finite gradient: {variable path: count}."""
-        skipped = ops.convert_to_numpy(self._slots.counters.value)[:, 1]
+        skipped = keras.ops.convert_to_numpy(self._slots.counters.value)[:, 1]
         return {_path(v): int(n) for v, n in zip(self._trainable_variables, skipped)}
 
     def get_config(self):
@@ -438,18 +285,3 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
 
 def _path(variable):
     return getattr(variable, "path", variable.name)
-
-
-def _statistics_dtype(variable):
-    """float32, for bfloat16 sums lose small increments; float64 for float64."""
-    dtype = keras.backend.standardize_dtype(variable.dtype)
-    return dtype if dtype == "float64" else "float32"
-
-
-def _bias_correction(beta, t):
-    """1 - beta**t, without the cancellation that a beta near 1 would bring."""
-    return -ops.expm1(t * math.log(beta))
-
-
-def _where(condition, new, old):
-    return new if condition is None else ops.where(condition, new, old)

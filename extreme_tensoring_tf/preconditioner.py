@@ -29,7 +29,7 @@ from extreme_tensoring_tf import folding
 from extreme_tensoring_tf.marginals import row_and_col_sums
 
 
-def squared_sums(matrices, index, row_ids=None):
+def squared_sums(matrices, index, row_ids=None, dtype=None):
     """One array per dim of `index`: the sums of squares over its slices.
 
     S_i[j] = sum over I with I_i = j of g[I]**2 (Algorithm 1, line 5).
@@ -38,17 +38,18 @@ def squared_sums(matrices, index, row_ids=None):
         matrices: k gradients of shape `index.view`, or the rows `row_ids` of one.
         index: a `tensor_index.TensorIndex`.
         row_ids: None, or int vector: the rows of the view that the matrix holds.
+        dtype: of the sums; None is that of the matrices.
 
     Returns:
         A list of arrays of shapes (k, dim), in the order of `index.dims`.
     """
     if not (index.rows.dims or index.cols.dims):
-        rows = [row_and_col_sums(matrix, cols=False)[0] for matrix in matrices]
+        rows = [row_and_col_sums(m, cols=False, dtype=dtype)[0] for m in matrices]
         return [ops.expand_dims(ops.stack([ops.sum(r) for r in rows]), 1)]
     rows, cols = zip(
         *(
             row_and_col_sums(
-                matrix, rows=bool(index.rows.dims), cols=bool(index.cols.dims)
+                matrix, bool(index.rows.dims), bool(index.cols.dims), dtype=dtype
             )
             for matrix in matrices
         )
@@ -289,23 +290,27 @@ class Factors:
     clip_threshold: float | None
     literal: object = None
 
-    def scale(self, direction, learning_rate):
+    def scale(self, direction, learning_rate, multiplier=None):
         """learning_rate * delta * direction, clipped to `clip_threshold`.
 
         Args:
             direction: matrix of shape `index.view`, or the rows `row_ids` of it.
-            learning_rate: scalar tensor.
+            learning_rate: scalar tensor, of the dtype of the result.
+            multiplier: None, or a scalar that the direction stands to be
+                multiplied by.
 
         Returns:
             A matrix of the shape of `direction`.
         """
-        row, col = self.row, self.col
+        row, col, root = self.row, self.col, self.root
+        root = root if multiplier is None else root * multiplier
+        narrow, direction = direction, ops.cast(direction, root.dtype)
         if self.literal:
-            direction = direction * self.literal(row, col)
+            narrow = direction = direction * self.literal(row, col)
             row = col = None
-        rate = learning_rate * self.root
+        rate = learning_rate * root
         if self.clip_threshold is not None:
-            rms = self.root * root_mean_square(direction, row, col, self.size)
+            rms = root * root_mean_square(narrow, row, col, self.size, root.dtype)
             rate = rate / ops.maximum(1.0, rms / self.clip_threshold)
         # The rate goes with a short vector: no further pass over the matrix.
         direction = direction * (rate if col is None else col * rate)
@@ -315,7 +320,7 @@ class Factors:
 _LOGS = {"geometric_mean": geometric_mean_logs, "rank_one": rank_one_logs}
 
 
-def root_mean_square(matrix, row, col, size):
+def root_mean_square(matrix, row, col, size, dtype):
     """RMS of matrix * (row outer col), as a bilinear form of short vectors.
 
     sum_ij g_ij**2 row_i**2 col_j**2 / size = row**2 . (g**2 col**2) / size
@@ -326,7 +331,7 @@ def root_mean_square(matrix, row, col, size):
     weights = None
     if col is not None:
         weights = ops.broadcast_to(ops.square(col), matrix.shape[1:])
-    rows, _ = row_and_col_sums(matrix, cols=False, weights=weights)
+    rows, _ = row_and_col_sums(matrix, cols=False, weights=weights, dtype=dtype)
     if row is not None:
         rows = rows * ops.square(row)
     return ops.sqrt(ops.sum(rows) / size)

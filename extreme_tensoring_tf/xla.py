@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from extreme_tensoring_tf.marginals import sums_in_blocks
 from extreme_tensoring_tf.sparse import is_sparse
+from extreme_tensoring_tf.update import update_all
 
 
 def distributed():
@@ -11,8 +12,8 @@ def distributed():
     return tf.distribute.has_strategy()
 
 
-def compiled_update(optimizer, grads, variables, learning_rate):
-    """Calls the optimizer's `_update_all` as one compiled program.
+def compiled_update(optimizer, grads, variables, learning_rate, fused):
+    """Calls `update_all` as one compiled program.
 
     Eager mode and an uncompiled `tf.function` call the program; inside an outer
     XLA function it becomes a part of that one. Nothing is compiled again when the
@@ -20,7 +21,7 @@ def compiled_update(optimizer, grads, variables, learning_rate):
 
     Args:
         optimizer: an `ExtremeTensoring`, built on `variables`.
-        grads, variables, learning_rate: arguments of `_update_all`.
+        grads, variables, learning_rate, fused: arguments of `update_all`.
     """
     dense, slices = [], []
     for gradient, variable in zip(grads, variables):
@@ -28,19 +29,18 @@ def compiled_update(optimizer, grads, variables, learning_rate):
         group = slices if is_sparse(gradient) else dense
         group.append((gradient, variable))
     if slices:
-        optimizer._update_all(*zip(*slices), learning_rate)
+        update_all(optimizer, *zip(*slices), learning_rate)
     if not dense:
         return
     program = getattr(optimizer, "_update_program", None)
     if program is None:
 
         @tf.function(jit_compile=True, autograph=False)
-        def program(positions, grads, learning_rate):
+        def program(positions, grads, learning_rate, fused):
             known = optimizer._trainable_variables
+            variables = [known[i] for i in positions]
             with sums_in_blocks():
-                optimizer._update_all(
-                    grads, [known[i] for i in positions], learning_rate
-                )
+                update_all(optimizer, grads, variables, learning_rate, fused)
 
         # Not a tracked attribute: a function is no part of a checkpoint.
         object.__setattr__(optimizer, "_update_program", program)
@@ -48,4 +48,5 @@ def compiled_update(optimizer, grads, variables, learning_rate):
         tuple(optimizer._get_variable_index(v) for _, v in dense),
         [tf.convert_to_tensor(g) for g, _ in dense],
         tf.convert_to_tensor(learning_rate),
+        fused,
     )

@@ -1,0 +1,132 @@
+"""State of the optimizer: what is kept per variable, and how a step changes it."""
+
+import math
+
+import keras
+from keras import ops
+
+
+class Slots:
+    """Statistics, momentum and counters of the model's variables, in build order.
+
+    A plain object, so that Keras tracks the variables once, as the optimizer's.
+    A step treats k variables at a time, those of one tensor index, whose vectors
+    it stacks: arrays of shape (k, dim), flags and counts of shape (k,).
+
+    Attributes:
+        indices: one `tensor_index.TensorIndex` per variable.
+        statistics: per variable a list of vectors, of lengths `index.dims`.
+        momentums: one array like the variable each; empty without beta_1.
+        counters: int32 (variables, 2), updates taken and skipped; None if no
+            setting needs them. `iterations` counts steps, but a variable whose
+            gradient was skipped or absent took fewer.
+        diagonals: position -> sums of squares, full size: see `trace_ratio.py`.
+    """
+
+    def __init__(self, optimizer, paths, variables):
+        self.optimizer = optimizer
+        self.indices = optimizer.tensor_indices(
+            [(path, tuple(v.shape)) for path, v in zip(paths, variables)]
+        )
+        self.statistics = []
+        self.momentums = []
+        self.counters = None
+        self.diagonals = {}
+        for path, variable, index in zip(paths, variables, self.indices):
+            prefix = path.replace("/", "_")
+            self.statistics.append(
+                [
+                    optimizer.add_variable(
+                        shape=(dim,),
+                        dtype=_statistics_dtype(variable),
+                        name=f"{prefix}_statistic_{label}",
+                    )
+                    for dim, label in zip(index.dims, index.labels)
+                ]
+            )
+            if optimizer.beta_1:
+                self.momentums.append(
+                    optimizer.add_variable(
+                        shape=variable.shape,
+                        dtype=optimizer.momentum_dtype or variable.dtype,
+                        layout=getattr(variable, "_layout", None),
+                        name=f"{prefix}_momentum",
+                    )
+                )
+        if optimizer.skip_nonfinite or optimizer.beta_1 or optimizer.beta_2:
+            self.counters = optimizer.add_variable(
+                shape=(len(variables), 2), dtype="int32", name="counters"
+            )
+
+    def watch(self, position, path, shape):
+        """Keeps AdaGrad's full-size sums of one variable."""
+        self.diagonals[position] = self.optimizer.add_variable(
+            shape=shape,
+            dtype=self.statistics[position][0].dtype,
+            name=f"{path.replace('/', '_')}_diagonal",
+        )
+
+    def count(self, positions, finite, dtype):
+        """Counts updates and skips. Returns t (k,), the updates' numbers from 1."""
+        if self.counters is None:
+            return None
+        places = ops.convert_to_tensor(positions, "int32")
+        if finite is None:
+            taken = ops.ones((len(positions),), "int32")
+        else:
+            taken = ops.cast(finite, "int32")
+        t = ops.take(self.counters.value[:, 0], places) + 1
+        new = ops.stack([taken, 1 - taken], axis=1)
+        new = ops.scatter(ops.expand_dims(places, 1), new, self.counters.shape)
+        self.optimizer.assign_add(self.counters, new)
+        return ops.cast(t, dtype)
+
+    def accumulate(self, positions, sums, finite, t):
+        """Adds a step's sums to the statistics; returns them bias-corrected."""
+        beta_2 = self.optimizer.beta_2
+        keep, add = (1.0, 1.0) if beta_2 is None else (beta_2, 1.0 - beta_2)
+        finite = None if finite is None else ops.expand_dims(finite, 1)
+        accumulated = []
+        for dim, new in enumerate(sums):
+            slots = [self.statistics[p][dim] for p in positions]
+            old = ops.stack([s.value for s in slots])
+            values = where(finite, keep * old + add * new, old)
+            for i, slot in enumerate(slots):
+                self.optimizer.assign(slot, values[i])
+            accumulated.append(values)
+        if beta_2 is None:
+            return accumulated
+        correction = ops.expand_dims(_bias_correction(beta_2, t), 1)
+        return [s / correction for s in accumulated]
+
+    def accumulate_diagonal(self, position, direction, finite):
+        """AdaGrad's own sums, where they are watched."""
+        if position in self.diagonals:
+            diagonal = self.diagonals[position]
+            squares = ops.reshape(ops.square(direction), diagonal.shape)
+            self.optimizer.assign_add(diagonal, where(finite, squares, 0.0))
+
+    def average_gradients(self, position, direction, finite, t):
+        """First moment of one variable with bias correction, as in Adam."""
+        beta_1 = self.optimizer.beta_1
+        slot = self.momentums[position]
+        old = ops.reshape(ops.cast(slot, direction.dtype), direction.shape)
+        new = beta_1 * old + (1 - beta_1) * direction
+        new = where(finite, new, old)
+        self.optimizer.assign(slot, ops.reshape(ops.cast(new, slot.dtype), slot.shape))
+        return new / _bias_correction(beta_1, t)
+
+
+def _statistics_dtype(variable):
+    """float32, for bfloat16 sums lose small increments; float64 for float64."""
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    return dtype if dtype == "float64" else "float32"
+
+
+def _bias_correction(beta, t):
+    """1 - beta**t, without the cancellation that a beta near 1 would bring."""
+    return -ops.expm1(t * math.log(beta))
+
+
+def where(condition, new, old):
+    return new if condition is None else ops.where(condition, new, old)

@@ -1,0 +1,98 @@
+"""Clipping, weight decay and skipping that ride on the sums, against Keras' passes."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from extreme_tensoring_tf import ExtremeTensoring
+
+SHAPES = [(6, 8), (6, 8), (8,), (), (65, 300)]
+CLIPPINGS = [{"clipnorm": 1.0}, {"global_clipnorm": 2.0}, {"clipvalue": 0.3}, {}]
+FORMS = [{}, {"beta_1": 0.9}, {"preconditioner": "rank_one", "clip_threshold": 1.0}]
+
+
+class KerasPasses(ExtremeTensoring):
+    """Clips and decays as `keras.optimizers.Optimizer` does, before the update."""
+
+    def apply(self, grads, variables):
+        grads = keras.optimizers.Optimizer._clip_gradients(self, grads)
+        for v in variables:
+            if self.weight_decay and self._use_weight_decay(v):
+                rate = ops.cast(self.learning_rate, v.dtype)
+                v.assign(v - ops.convert_to_tensor(v) * self.weight_decay * rate)
+        norms = self.clipnorm, self.global_clipnorm, self.clipvalue, self.weight_decay
+        self.clipnorm = self.global_clipnorm = self.clipvalue = None
+        self.weight_decay = None
+        super().apply(grads, variables)
+        self.clipnorm, self.global_clipnorm, self.clipvalue, self.weight_decay = norms
+
+
+def run(cls, batches, **kwargs):
+    variables = [keras.Variable(np.ones(s, "float32")) for s in SHAPES]
+    optimizer = cls(0.1, weight_decay=0.1, **kwargs)
+    optimizer.exclude_from_weight_decay(var_list=[variables[2]])
+    optimizer.build(variables)
+    for batch in batches:
+        optimizer.apply([ops.convert_to_tensor(g) for g in batch], variables)
+    return optimizer, [ops.convert_to_numpy(v) for v in variables]
+
+
+def gradients(steps=3):
+    rng = np.random.default_rng(0)
+    return [
+        [rng.normal(size=s).astype("float32") * 2**i for i, s in enumerate(SHAPES)]
+        for _ in range(steps)
+    ]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("clipping", CLIPPINGS)
+def test_equals_keras_own_passes(clipping, form):
+    _, expected = run(KerasPasses, gradients(), **clipping, **form)
+    _, values = run(ExtremeTensoring, gradients(), **clipping, **form)
+    for value, target in zip(values, expected):
+        np.testing.assert_allclose(value, target, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_skipped_variable_does_not_decay(bad):
+    (batch,) = gradients(steps=1)
+    batch[0][2, 3] = bad
+    optimizer, values = run(ExtremeTensoring, [batch])
+    np.testing.assert_array_equal(values[0], np.ones(SHAPES[0]))
+    assert all((v != 1).any() for v in values[1:])
+    assert list(optimizer.skipped_updates.values()) == [1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_global_norm_that_is_not_finite_skips_all(bad):
+    (batch,) = gradients(steps=1)
+    batch[0][2, 3] = bad
+    optimizer, values = run(ExtremeTensoring, [batch], global_clipnorm=1.0)
+    for value in values:
+        np.testing.assert_array_equal(value, np.ones_like(value))
+    assert set(optimizer.skipped_updates.values()) == {1}
+
+
+def test_zero_gradients_survive_clipping():
+    zeros = [[np.zeros(s, "float32") for s in SHAPES]]
+    optimizer, values = run(ExtremeTensoring, zeros, global_clipnorm=1.0)
+    np.testing.assert_allclose(values[0], 0.99, rtol=1e-6)  # decayed only
+    assert set(optimizer.skipped_updates.values()) == {0}
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow")
+def test_one_program_for_all_rates_and_steps():
+    variables = [keras.Variable(np.ones(s, "float32")) for s in SHAPES]
+    optimizer = ExtremeTensoring(
+        keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.9), global_clipnorm=1.0
+    )
+    for batch in gradients(steps=4):
+        optimizer.apply([ops.convert_to_tensor(g) for g in batch], variables)
+    assert optimizer._update_program.experimental_get_tracing_count() == 1
+    optimizer = ExtremeTensoring(0.1)
+    for step, batch in enumerate(gradients(steps=4)):
+        optimizer.learning_rate = 0.1 * (step + 1)
+        optimizer.apply([ops.convert_to_tensor(g) for g in batch], variables)
+    assert optimizer._update_program.experimental_get_tracing_count() == 1
