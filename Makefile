@@ -39,8 +39,7 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 benchmark: .venv/installed
-	$(BIN)/python -m benchmarks.optimizer_step
-	$(BIN)/python -m benchmarks.sparse_step
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf .venv .venv-jax *.egg-info build demo_output

@@ -43,10 +43,11 @@ def make(name, backend):
     table = {"jax": _optax, "torch": _torch}.get(backend, dict)()
     if name in table:
         return table[name]
-    return keras_step(_keras(name))
+    return keras_step(keras_optimizer(name))
 
 
-def _keras(name):
+def keras_optimizer(name):
+    """A Keras optimizer, ours or Keras' own, at a small rate."""
     import keras
 
     from trainer import optimizers

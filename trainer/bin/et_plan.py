@@ -10,6 +10,7 @@ from absl import flags
 
 from trainer.bin import runner
 from trainer.errors import UsageError
+from trainer.sizes import parse_bytes
 
 _SHAPES = flags.DEFINE_list(
     "shapes", None, "Shapes in place of a model: 50257x768,512."
@@ -17,13 +18,12 @@ _SHAPES = flags.DEFINE_list(
 _BUDGET = flags.DEFINE_string(
     "budget", None, "Bytes for the optimizer's state: 4096, 64KB, 1.5MB."
 )
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def main(argv):
     if len(argv) > 2 or (len(argv) == 2) == bool(_SHAPES.value):
         raise UsageError("give either one MODEL.keras or --shapes. See --help.")
-    budget = None if _BUDGET.value is None else parse_bytes(_BUDGET.value)
+    budget = None if _BUDGET.value is None else parse_bytes("--budget", _BUDGET.value)
     if _SHAPES.value:
         variables = [parse_shape(text) for text in _SHAPES.value]
     else:
@@ -59,13 +59,6 @@ def parse_shape(text):
     if not re.fullmatch(r"\d+(x\d+)*", text):
         raise UsageError(f"--shapes item {text!r} is not like 50257x768")
     return tuple(int(n) for n in text.split("x"))
-
-
-def parse_bytes(text):
-    match = re.fullmatch(r"([\d.]+)\s*([KMG]?B?)", text.upper())
-    if not match or match.group(2) not in _UNITS:
-        raise UsageError(f"--budget={text} is not a size such as 4096, 64KB or 1.5MB")
-    return int(float(match.group(1)) * _UNITS[match.group(2)])
 
 
 def load(path):

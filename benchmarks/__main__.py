@@ -1,0 +1,73 @@
+r"""Runs the benchmarks and rewrites the tables of `benchmarks/README.md`.
+
+    python -m benchmarks [--only=optimizer_step,sparse_step]
+
+A table stands between `<!-- NAME -->` and `<!-- end -->`; what a benchmark prints
+replaces it, with the command that printed it.
+"""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+from absl import flags
+
+from trainer.bin import runner
+from trainer.errors import UsageError
+
+COMMANDS = {
+    "optimizer_step": "-m benchmarks.optimizer_step --rounds=25",
+    "optimizer_step_300": "-m benchmarks.optimizer_step "
+    "--preset=transformer_300_variables --optimizers=sgd,adam,et1,et2,et3",
+    "optimizer_step_1e6": "-m benchmarks.optimizer_step --preset=1e6 "
+    "--optimizers=sgd,adam,et2",
+    "optimizer_step_1e7": "-m benchmarks.optimizer_step --preset=1e7 "
+    "--optimizers=sgd,adam,et2",
+    "optimizer_step_1e8": "-m benchmarks.optimizer_step --preset=1e8 "
+    "--optimizers=sgd,adam,et2",
+    "optimizer_step_1e9": "-m benchmarks.optimizer_step --preset=1e9 --rounds=5 "
+    "--optimizers=et2",
+    "sparse_step": "-m benchmarks.sparse_step",
+    "fit_step": "-m benchmarks.fit_step --hparams_set=transformer_base "
+    "--batch_size=512 --rounds=4 --steps=4",
+    "memory": "-m benchmarks.memory",
+}
+README = pathlib.Path(__file__).with_name("README.md")
+_ONLY = flags.DEFINE_list("only", list(COMMANDS), "Benchmarks to run.")
+
+
+def main(argv):
+    runner.no_arguments(argv)
+    unknown = set(_ONLY.value) - set(COMMANDS)
+    if unknown:
+        raise UsageError(f"--only: unknown {sorted(unknown)}. Known: {list(COMMANDS)}")
+    for name in _ONLY.value:
+        command = COMMANDS[name]
+        print(f"python {command}", file=sys.stderr)
+        printed = subprocess.run(
+            [sys.executable, *command.split()],
+            stdout=subprocess.PIPE,
+            env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ},
+            check=True,
+            text=True,
+        ).stdout
+        print(printed)
+        write(name, f"`python {command}`: {printed.strip()}")
+
+
+def write(name, text):
+    """Replaces one table of the README."""
+    page = README.read_text()
+    pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+    if not re.search(pattern, page, re.DOTALL):
+        raise UsageError(f"{README} has no table <!-- {name} -->")
+    page = re.sub(pattern, lambda m: m[1] + text + "\n" + m[2], page, flags=re.DOTALL)
+    README.write_text(page)
+
+
+run = runner.entry_point(main, __doc__, __name__)
+
+if __name__ == "__main__":
+    sys.exit(run())

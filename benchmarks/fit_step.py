@@ -1,0 +1,66 @@
+r"""A training step inside `model.fit`, by optimizer, in one process.
+
+    python -m benchmarks.fit_step [--hparams_set=transformer_small] \
+        [--optimizers=sgd,adam,et2] [--rounds=8] [--steps=10]
+
+The trainer's language model on random rows, compiled as a user would: `compile` at
+its defaults. The optimizers take turns, each with a new model; a figure is the
+fastest turn. Not the median: on two cores TensorFlow runs some models on one core
+for as long as they live (seen with every optimizer, SGD too), at half the speed.
+"""
+
+import sys
+
+from absl import flags
+
+from benchmarks.measure import environment
+from benchmarks.measure import timed
+from trainer.bin import runner
+
+_HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_small", "Model.")
+_OPTIMIZERS = flags.DEFINE_list("optimizers", "sgd,adam,et1,et2,et3", "Names.")
+_ROUNDS = flags.DEFINE_integer("rounds", 8, "Turns of each optimizer.")
+_STEPS = flags.DEFINE_integer("steps", 10, "Steps of a turn.")
+_TOKENS = flags.DEFINE_integer("batch_size", 1024, "Tokens of a step.")
+_VOCAB = flags.DEFINE_integer("vocab_size", 8192, "Tokens of the vocabulary.")
+_LENGTH = 256
+
+
+def main(argv):
+    runner.no_arguments(argv)
+    import keras
+    import numpy as np
+
+    from benchmarks import contestants
+    from trainer import losses
+    from trainer import registry
+
+    hparams = registry.hparams_sets.get(_HPARAMS_SET.value)()
+    shape = (_TOKENS.value // _LENGTH, _LENGTH)
+    rows = np.random.default_rng(0).integers(2, _VOCAB.value, shape, "int32")
+    batches = np.concatenate([rows] * _STEPS.value)
+    times = {name: [] for name in _OPTIMIZERS.value}
+    for name in _OPTIMIZERS.value * _ROUNDS.value:
+        keras.utils.clear_session()
+        model = registry.models.get("transformer_lm")(hparams, _VOCAB.value, _LENGTH)
+        model.compile(contestants.keras_optimizer(name), losses.SmoothedCrossEntropy())
+
+        def turn(data, model=model):
+            model.fit(data, data, batch_size=shape[0], verbose=0)
+
+        turn(rows)  # traces and compiles
+        times[name].append(1e3 * timed(lambda: turn(batches)) / _STEPS.value)
+    print(
+        f"{_HPARAMS_SET.value}, {model.count_params():,} parameters, "
+        f"{_TOKENS.value} tokens a step, {environment()}\n"
+    )
+    print("| optimizer | ms a step | / adam |\n|---|---|---|")
+    for name, figures in times.items():
+        ratio = f"{min(figures) / min(times['adam']):.3f}" if "adam" in times else ""
+        print(f"| {name} | {min(figures):.1f} | {ratio} |")
+
+
+run = runner.entry_point(main, __doc__, __name__)
+
+if __name__ == "__main__":
+    sys.exit(run())
