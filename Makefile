@@ -6,7 +6,7 @@ BACKEND ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
 # Without this TensorFlow greets with four lines on every start.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test test-all lint format benchmark clean
+.PHONY: demo test test-all lint format benchmark benchmark-gpu clean
 
 # setup.py is the only thing that says what is installed; touch it to re-install.
 .venv/installed .venv-jax/installed: setup.py
@@ -24,7 +24,7 @@ demo: .venv/installed
 	$(BIN)/python -m trainer.experiments.memory_performance --preset=demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 # The optimizer on JAX too, where TensorFlow is not installed.
 test-all: test .venv-jax/installed
@@ -40,6 +40,11 @@ format: .venv/installed
 
 benchmark: .venv/installed
 	$(BIN)/python -m benchmarks
+
+# On a CUDA machine; DATA and PROBLEM name packed rows. See benchmarks/README.md.
+benchmark-gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu \
+	  --data_dir=$(DATA) --problem=$(PROBLEM)
 
 clean:
 	rm -rf .venv .venv-jax *.egg-info build demo_output

@@ -21,6 +21,7 @@ setuptools.setup(
         "absl-py>=2.3",
         "array-record>=0.8.6",
         "grain>=0.2.18",
+        "importlib-resources>=6.0",  # tensorflow-datasets needs it, undeclared
         "keras>=3.15.1",
         "matplotlib>=3.8",
         "numpy>=1.26",
@@ -44,6 +45,7 @@ setuptools.setup(
         "test": [
             "hypothesis>=6.100",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff>=0.14",
         ],
         "bench": ["psutil>=5.9"],
@@ -52,6 +54,7 @@ setuptools.setup(
         "console_scripts": [
             "et-datagen = trainer.bin.et_datagen:run",
             "et-trainer = trainer.bin.et_trainer:run",
+            "et-avg = trainer.bin.et_avg:run",
             "et-eval = trainer.bin.et_eval:run",
             "et-plan = trainer.bin.et_plan:run",
         ]

@@ -1,10 +1,14 @@
 """What happens beside the steps of a training run."""
 
+import contextlib
+import signal
 import sys
+import threading
 import time
 
 import keras
 import tqdm
+from keras import ops
 
 from trainer import run_folder
 
@@ -13,6 +17,74 @@ def _sync(model):
     """Brings the model's variables up to date: on JAX, `fit` keeps copies."""
     if keras.backend.backend() == "jax":
         model.jax_state_sync()
+
+
+def inner(optimizer):
+    """The optimizer itself, inside one that scales the loss (mixed_float16)."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+@contextlib.contextmanager
+def averaged_weights(model):
+    """Within, the model has the moving averages of its weights, if it keeps any."""
+    optimizer = inner(model.optimizer)
+    if not optimizer.use_ema:
+        yield
+        return
+    variables = model.trainable_variables
+    raw = [ops.convert_to_numpy(v) for v in variables]
+    for variable, average in zip(variables, optimizer._model_variables_moving_average):
+        variable.assign(average)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, raw):
+            variable.assign(value)
+
+
+def set_averaged_weights(model, values):
+    """Gives a model weights that are to be used, not trained further."""
+    optimizer = inner(model.optimizer)
+    kept = optimizer._model_variables_moving_average if optimizer.use_ema else []
+    for variables in (model.trainable_variables, kept):
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+
+
+class Interruption(keras.callbacks.Callback):
+    """Ends training after the step during which SIGINT or SIGTERM came.
+
+    The callbacks after it see `model.stop_training` and save. A second signal acts
+    at once. `signal` is the one received, or None.
+    """
+
+    signal = None
+
+    def on_train_begin(self, logs=None):
+        self._before = {}
+        if threading.current_thread() is not threading.main_thread():
+            return  # only the main thread may handle signals
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._receive)
+
+    def _receive(self, number, frame):
+        self.signal = signal.Signals(number)
+        tqdm.tqdm.write(
+            f"{self.signal.name}: saving after this step, again to quit at once",
+            file=sys.stderr,
+        )
+        self._restore()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.signal:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs=None):
+        self._restore()
+
+    def _restore(self):
+        while self._before:
+            signal.signal(*self._before.popitem())
 
 
 class StepLosses(keras.callbacks.Callback):
@@ -121,34 +193,63 @@ class Summaries(_Periodic):
 
 
 class Checkpoints(_Periodic):
-    """Saves every `frequency` steps and at the end."""
+    """Saves every `frequency` steps, at the last one and when training is stopped.
 
-    def __init__(self, output_dir, start_step, frequency, keep):
+    Not in `on_train_end`: by then Keras has put averaged weights, if there are
+    any, in the place of the weights that a continued run needs.
+    """
+
+    def __init__(self, output_dir, start_step, frequency, keep, train_steps):
         super().__init__(start_step, frequency)
         self._output_dir = output_dir
         self._keep = keep
+        self._train_steps = train_steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        if self.step == self._train_steps or self.model.stop_training:
+            self._act_once(logs)
 
     def act(self, logs):
         run_folder.save_checkpoint(self.model, self._output_dir, self.step, self._keep)
 
-    def on_train_end(self, logs=None):
-        self._act_once(logs)
-
 
 class Evaluations(_Periodic):
-    """Evaluates every `frequency` steps and at the end.
+    """Evaluates every `frequency` steps and at the last one.
 
-    Keeps (step, Evaluation) in `history`.
+    Keeps (step, Evaluation) in `history`, and the best model in `output_dir`.
+    With `patience`, that many evaluations in a row without a better one end
+    training.
     """
 
-    def __init__(self, evaluate, start_step, frequency, summaries=None):
+    def __init__(
+        self,
+        evaluate,
+        start_step,
+        frequency,
+        train_steps,
+        summaries=None,
+        output_dir=None,
+        patience=0,
+    ):
         super().__init__(start_step, frequency)
         self._evaluate = evaluate
         self._summaries = summaries
+        self._train_steps = train_steps
+        self._output_dir = output_dir
+        self._patience = patience
+        self._best = output_dir and run_folder.best(output_dir)
         self.history = []
 
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        if self.step == self._train_steps:
+            self._act_once(logs)
+
     def act(self, logs):
-        evaluation = self._evaluate()
+        with averaged_weights(self.model):
+            evaluation = self._evaluate()
+            self._keep_best(evaluation.nats_per_token)
         self.history.append((self.step, evaluation))
         figures = {
             "nats_per_token": evaluation.nats_per_token,
@@ -167,5 +268,17 @@ class Evaluations(_Periodic):
             file=sys.stderr,
         )
 
-    def on_train_end(self, logs=None):
-        self._act_once(logs)
+    def _keep_best(self, nats):
+        if self._best is None or nats < self._best[1]:
+            self._best = self.step, nats
+            if self._output_dir:
+                run_folder.save_best(self.model, self._output_dir, *self._best)
+        elif self._patience:
+            worse = (self.step - self._best[0]) / self._frequency
+            if worse >= self._patience:
+                tqdm.tqdm.write(
+                    f"step {self.step}: no better than {self._best[1]:.4f} nats per "
+                    f"token of step {self._best[0]}, stopping",
+                    file=sys.stderr,
+                )
+                self.model.stop_training = True

@@ -1,19 +1,26 @@
 """Text -> SentencePiece model and packed rows."""
 
+import collections
 import dataclasses
+import itertools
 import json
+import multiprocessing
 import pathlib
 
 from trainer import dataset
 from trainer import packing
+from trainer import problems
 from trainer import tokenizer
 from trainer.errors import UsageError
 from trainer.files import write_atomically
 
-SPLITS = ("train", "dev")
+# Sentences that a process encodes at a time.
+_CHUNK = 2000
 
 
-def generate(problem, tmp_dir, data_dir, max_length=None):
+def generate(
+    problem, tmp_dir, data_dir, max_length=None, source="auto", processes=1, bar=None
+):
     """Generates the data of a problem.
 
     Args:
@@ -21,6 +28,10 @@ def generate(problem, tmp_dir, data_dir, max_length=None):
         tmp_dir: folder of the text.
         data_dir: folder to write to; made if missing.
         max_length: tokens of a row. Defaults to the problem's.
+        source: where the text comes from; see the problem.
+        processes: that encode sentences. The result does not depend on it.
+        bar: None, or a function of a split and its sentences that wraps them, such
+            as a progress bar.
 
     Returns:
         A `dataset.Description`.
@@ -31,25 +42,27 @@ def generate(problem, tmp_dir, data_dir, max_length=None):
     max_length = max_length or problem.packed_length
     if max_length < 2:
         raise UsageError(f"--max_length must be at least 2. Got {max_length}")
-    for split in SPLITS:  # fail before any work
-        if not any(True for _ in problem.sentences(split, tmp_dir)):
-            files = [str(f) for f in problem.files(split, tmp_dir)]
-            raise UsageError(f"the {split} text is empty: {', '.join(files)}")
+    files = problem.splits(tmp_dir, source)
+    for split, names in files.items():  # fail before any work
+        if not any(True for _ in problems.sentences(names)):
+            listed = ", ".join(map(str, names))
+            raise UsageError(f"the {split} text is empty: {listed}")
     paths = dataset.Paths(data_dir, problem.name)
     pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
     paths.description.unlink(missing_ok=True)
-    model = tokenizer.train(problem.sentences("train", tmp_dir), problem.vocab_size)
-    write_atomically(paths.tokenizer, lambda path: path.write_bytes(model))
+    if not _same_text(paths, files, problem.vocab_size, max_length):
+        model = tokenizer.train(problems.sentences(files["train"]), problem.vocab_size)
+        write_atomically(paths.tokenizer, lambda path: path.write_bytes(model))
+        _remember(paths, files, problem.vocab_size, max_length)
     processor = tokenizer.load(paths.tokenizer)
-    splits = {
-        split: _write_split(
-            problem.sentences(split, tmp_dir),
-            processor,
-            paths.rows(split),
-            max_length,
-        )
-        for split in SPLITS
-    }
+    splits = {}
+    for split, names in files.items():
+        done = _finished_split(paths, split)
+        if not done:
+            sentences = problems.sentences(names)
+            sentences = bar(split, sentences) if bar else sentences
+            done = _write_split(sentences, paths, split, max_length, processes)
+        splits[split] = done
     description = dataset.Description(
         problem=problem.name,
         vocab_size=processor.vocab_size(),
@@ -57,22 +70,93 @@ def generate(problem, tmp_dir, data_dir, max_length=None):
         tokenizer_sha256=tokenizer.checksum(paths.tokenizer),
         splits=splits,
     )
-    text = json.dumps(dataclasses.asdict(description), indent=2)
-    write_atomically(paths.description, lambda path: path.write_text(text))
+    _write_json(paths.description, dataclasses.asdict(description))
+    for path in (paths.progress, *map(paths.split, files)):
+        path.unlink(missing_ok=True)
     return description
 
 
-def _sequences(sentences, processor, max_length):
+# An interrupted run is continued: the vocabulary and the splits that were finished
+# from the same text stay. `paths.progress` says from which text.
+
+
+def _same_text(paths, files, vocab_size, max_length):
+    if not (paths.progress.is_file() and paths.tokenizer.is_file()):
+        return False
+    fingerprint = _fingerprint(files, vocab_size, max_length)
+    return json.loads(paths.progress.read_text()) == fingerprint
+
+
+def _remember(paths, files, vocab_size, max_length):
+    for split in problems.SPLITS:
+        paths.split(split).unlink(missing_ok=True)
+    _write_json(paths.progress, _fingerprint(files, vocab_size, max_length))
+
+
+def _fingerprint(files, vocab_size, max_length):
+    """What the rows follow from: sizes and times of the text files stand for them."""
+    stats = {
+        str(f): [f.stat().st_size, f.stat().st_mtime_ns]
+        for names in files.values()
+        for f in names
+    }
+    return {"files": stats, "vocab_size": vocab_size, "max_length": max_length}
+
+
+def _finished_split(paths, split):
+    if paths.split(split).is_file() and paths.rows(split).is_file():
+        return dataset.Split(**json.loads(paths.split(split).read_text()))
+    return None
+
+
+def _write_json(path, value):
+    text = json.dumps(value, indent=2) + "\n"
+    write_atomically(path, lambda partial: partial.write_text(text))
+
+
+def _sequences(sentences, model_path, max_length, processes):
     """Pieces of every sentence; the last carries the sentence's counts."""
-    for sentence in sentences:
-        pieces = packing.chunks(processor.encode(sentence), max_length)
-        counts = (1, len(sentence.split()), len(sentence.encode()) + 1)
-        for piece in pieces[:-1]:
-            yield piece, (0, 0, 0)
-        yield pieces[-1], counts
+    chunks = iter(lambda: list(itertools.islice(sentences, _CHUNK)), [])
+    for encoded in _encode(chunks, model_path, processes):
+        for ids, words, size in encoded:
+            pieces = packing.chunks(ids, max_length)
+            for piece in pieces[:-1]:
+                yield piece, (0, 0, 0)
+            yield pieces[-1], (1, words, size)
 
 
-def _write_split(sentences, processor, path, max_length):
+def _encode(chunks, model_path, processes):
+    """Lists of (ids, words, bytes), in order, from lists of sentences."""
+    if processes == 1:
+        processor = tokenizer.load(model_path)
+        yield from (_encode_chunk(chunk, processor) for chunk in chunks)
+        return
+    context = multiprocessing.get_context("spawn")  # safe beside threads
+    with context.Pool(processes, _start_worker, (str(model_path),)) as pool:
+        # Bounded: a pool by itself would read the whole text ahead.
+        pending = collections.deque()
+        for chunk in chunks:
+            pending.append(pool.apply_async(_encode_chunk, (chunk,)))
+            if len(pending) > 2 * processes:
+                yield pending.popleft().get()
+        while pending:
+            yield pending.popleft().get()
+
+
+def _start_worker(model_path):
+    global _worker_processor
+    _worker_processor = tokenizer.load(model_path)
+
+
+def _encode_chunk(sentences, processor=None):
+    processor = processor or _worker_processor
+    return [
+        (ids, len(text.split()), len(text.encode()) + 1)
+        for ids, text in zip(processor.encode(sentences), sentences)
+    ]
+
+
+def _write_split(sentences, paths, split, max_length, processes):
     from array_record.python import array_record_module
 
     totals = [0, 0, 0]
@@ -82,7 +166,9 @@ def _write_split(sentences, processor, path, max_length):
         nonlocal totals, tokens, rows
         writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
         try:
-            sequences = _sequences(sentences, processor, max_length)
+            sequences = _sequences(
+                iter(sentences), paths.tokenizer, max_length, processes
+            )
             for ids, counts in packing.pack(sequences, max_length):
                 sums = [sum(column) for column in zip(*counts)]
                 writer.write(dataset.encode_row(ids, sums[1], sums[2], max_length))
@@ -92,11 +178,13 @@ def _write_split(sentences, processor, path, max_length):
         finally:
             writer.close()
 
-    write_atomically(path, write)
-    return dataset.Split(
+    write_atomically(paths.rows(split), write)
+    done = dataset.Split(
         sentences=totals[0],
         words=totals[1],
         bytes=totals[2],
         tokens=tokens,
         rows=rows,
     )
+    _write_json(paths.split(split), dataclasses.asdict(done))
+    return done

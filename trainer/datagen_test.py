@@ -1,4 +1,5 @@
 import json
+import tarfile
 
 import pytest
 
@@ -60,6 +61,93 @@ def test_the_same_text_gives_the_same_bytes(data_dir, tmp_path):
         assert (tmp_path / name).read_bytes() == (data_dir / name).read_bytes()
 
 
+FILES = [f"{PROBLEM}{end}" for end in (".model", ".json", "-train.array_record")]
+
+
+@pytest.fixture(scope="module")
+def archive(data_dir, tmp_path_factory):
+    """The text in the original archive's form: the .tar.gz alone."""
+    folder = tmp_path_factory.mktemp("archive")
+    with tarfile.open(folder / f"{FOLDER}.tar.gz", "w:gz") as tar:
+        tar.add(data_dir / "text" / FOLDER, FOLDER)
+    return folder
+
+
+@pytest.mark.parametrize("source", ["auto", "archive", "tfds"])
+def test_every_source_gives_the_same_bytes(
+    data_dir, archive, tmp_path, monkeypatch, source
+):
+    """TFDS' own lm1b builder, its manager unpacking without a network."""
+    if source == "tfds":
+        tfds = pytest.importorskip("tensorflow_datasets")
+        pytest.importorskip("tensorflow")
+
+        def download_and_extract(self, url):
+            assert url.endswith(f"{FOLDER}.tar.gz")
+            with tarfile.open(archive / f"{FOLDER}.tar.gz") as tar:
+                tar.extractall(tmp_path / "tfds", filter="data")
+            return tmp_path / "tfds"
+
+        monkeypatch.setattr(
+            tfds.download.DownloadManager, "download_and_extract", download_and_extract
+        )
+    datagen.generate(
+        registry.problems.get(PROBLEM),
+        archive,
+        tmp_path,
+        max_length=32,
+        source=source,
+        processes=2,
+    )
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (data_dir / name).read_bytes()
+    assert not list(tmp_path.glob("*progress*"))
+
+
+def test_a_damaged_archive(archive, tmp_path):
+    whole = (archive / f"{FOLDER}.tar.gz").read_bytes()
+    (tmp_path / f"{FOLDER}.tar.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UsageError, match="cannot be unpacked"):
+        datagen.generate(registry.problems.get(PROBLEM), tmp_path, tmp_path / "data")
+    assert [p.name for p in tmp_path.iterdir()] == [f"{FOLDER}.tar.gz"]
+
+
+def test_an_interrupted_run_goes_on(data_dir, tmp_path, monkeypatch):
+    problem = registry.problems.get(PROBLEM)
+    started = []
+
+    def bar(split, sentences):
+        started.append(split)
+        if len(started) == 2:
+            raise KeyboardInterrupt
+        return sentences
+
+    arguments = problem, data_dir / "text", tmp_path, 32
+    with pytest.raises(KeyboardInterrupt):
+        datagen.generate(*arguments, bar=bar)
+    with pytest.raises(UsageError, match="no complete data"):
+        dataset.load_description(tmp_path, PROBLEM)
+    monkeypatch.setattr(tokenizer, "train", None)  # it must not be trained again
+    datagen.generate(*arguments, bar=bar)
+    assert started == ["train", "dev", "dev", "test"]
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (data_dir / name).read_bytes()
+
+
+def test_text_lines(tmp_path):
+    problem = registry.problems.get("text_lines2k_packed")
+    text = tmp_path / "text"
+    text.mkdir()
+    (text / "train.txt").write_text("one two three .\nfour five .\n" * 50)
+    with pytest.raises(UsageError, match="dev.txt is missing"):
+        datagen.generate(problem, text, tmp_path / "data")
+    (text / "dev.txt").write_text("one two .\n\nfive .\n")
+    description = datagen.generate(problem, text, tmp_path / "data", max_length=16)
+    assert description.splits["dev"].sentences == 2
+    assert description.splits["train"].words == 350
+    assert set(description.splits) == {"train", "dev"}
+
+
 def test_any_text_survives(data_dir):
     """Characters that the training text lacks become bytes, not unknown."""
     processor = tokenizer.load(dataset.Paths(data_dir, PROBLEM).tokenizer)
@@ -71,7 +159,7 @@ def test_any_text_survives(data_dir):
     "prepare, message",
     [
         (lambda root: None, "is not a folder"),
-        (lambda root: root.mkdir(), "no file matches"),
+        (lambda root: root.mkdir(), "holds no .*--source=tfds downloads it"),
         (lambda root: write_text(root, train="\n \n"), "the train text is empty"),
         (lambda root: write_text(root, "a b .\n", dev=""), "the dev text is empty"),
     ],

@@ -65,6 +65,14 @@ class Paths:
     def description(self):
         return self._file(".json")
 
+    @property
+    def progress(self):
+        return self._file(".progress.json")
+
+    def split(self, split):
+        """Counts of a split that is finished, until the description is written."""
+        return self._file(f"-{split}.progress.json")
+
     def rows(self, split):
         return self._file(f"-{split}.array_record")
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from trainer import callbacks
 from trainer import dataset
 from trainer import run_folder
 from trainer.errors import UsageError
@@ -32,7 +33,7 @@ class Evaluation:
 
     @property
     def perplexity_per_token(self):
-        return math.exp(self.nats_per_token)
+        return _exp(self.nats_per_token)
 
     @property
     def perplexity_per_word(self):
@@ -40,7 +41,7 @@ class Evaluation:
 
         A sentence's end counts as a word, as in the literature on GBW.
         """
-        return math.exp(self.nats / (self.words + self.sentences))
+        return _exp(self.nats / (self.words + self.sentences))
 
     @property
     def bits_per_byte(self):
@@ -72,6 +73,11 @@ class Evaluation:
                 f"{self.words:,} words, {self.bytes:,} bytes",
             ]
         )
+
+
+def _exp(nats):
+    """inf, not an error, for a model that has diverged."""
+    return math.exp(nats) if nats < 700 else math.inf
 
 
 class _TokenScores(keras.layers.Layer):
@@ -136,6 +142,11 @@ def evaluate_checkpoint(
         UsageError: the data has other rows or another vocabulary than the model.
     """
     description = dataset.load_description(data_dir, problem)
+    if split not in description.splits:
+        raise UsageError(
+            f"{data_dir} holds no {split} split of {problem}, only "
+            f"{', '.join(description.splits)}"
+        )
     source = dataset.RowSource(data_dir, problem, split)
     model = run_folder.load_checkpoint(path)
     for what, data, trained in (
@@ -148,4 +159,5 @@ def evaluate_checkpoint(
                 f"{trained}: give the --data_dir of its training"
             )
     rows = dataset.rows_per_batch(tokens_per_batch, description.max_length)
-    return evaluate(scorer(model), source, rows, max_batches)
+    with callbacks.averaged_weights(model):
+        return evaluate(scorer(model), source, rows, max_batches)

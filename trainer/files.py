@@ -11,4 +11,6 @@ def write_atomically(path, write):
     """
     partial = path.with_name(f"partial-{path.name}")
     write(partial)
+    with open(partial, "rb") as file:  # on the disk before it has its name
+        os.fsync(file.fileno())
     os.replace(partial, path)

@@ -21,7 +21,11 @@ class HParams:
     batch_size: int = 4096  # tokens a step, padding counted
     optimizer: str = "et2"
     learning_rate_constant: float = 0.0  # c of the schedule; 0: the optimizer's
+    learning_rate_schedule: str = "inverse_sqrt"
     learning_rate_warmup_steps: int = 10_000
+    learning_rate_decay_steps: int = 250_000  # of the schedules that end
+    gradient_accumulation_steps: int = 1  # batches an update averages
+    ema_momentum: float = 0.0  # of averaged weights, which are evaluated; 0: none
     clip_grad_norm: float = 0.0  # global norm; 0: none
     weight_decay: float = 0.0  # decoupled; 0: none
 
@@ -58,7 +62,7 @@ class HParams:
             name = field.name
             if field.type is int and value < 1:
                 raise UsageError(f"hparam {name} must be >= 1. Got {value}")
-            rate = "dropout" in name or name == "label_smoothing"
+            rate = "dropout" in name or name in ("label_smoothing", "ema_momentum")
             if rate and not 0 <= value < 1:
                 raise UsageError(f"hparam {name} must be in [0, 1). Got {value}")
             if field.type is float and value < 0:
@@ -69,6 +73,29 @@ class HParams:
 def transformer_base():
     """The paper's model: Tensor2Tensor's transformer_base (v3)."""
     return HParams()
+
+
+@registry.hparams_sets.register
+def transformer_big():
+    """Tensor2Tensor's transformer_big."""
+    return HParams(
+        hidden_size=1024,
+        filter_size=4096,
+        num_heads=16,
+        layer_prepostprocess_dropout=0.3,
+    )
+
+
+@registry.hparams_sets.register
+def transformer_et_gbw():
+    """The paper's run: rows of 256 tokens, 4,096 tokens a batch, 500,000 steps."""
+    return HParams()
+
+
+@registry.hparams_sets.register
+def transformer_et_gbw_doubled():
+    """The paper's larger model: twice the layers at less memory than Adam's."""
+    return HParams(num_hidden_layers=12)
 
 
 @registry.hparams_sets.register

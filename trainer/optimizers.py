@@ -1,23 +1,26 @@
 """Optimizers by name, each with the rate constant that goes with it.
 
 An entry takes (learning_rate, hparams), as in Tensor2Tensor, and returns a Keras
-optimizer. The learning rate is `InverseSqrtSchedule`, and c, its constant, was
-tuned per optimizer: `python -m trainer.experiments.memory_performance`.
+optimizer. c, the constant of the `inverse_sqrt` schedule, was tuned per optimizer:
+`python -m trainer.experiments.memory_performance`.
 """
 
 import keras
 
 from extreme_tensoring_tf import ExtremeTensoring
-from extreme_tensoring_tf import InverseSqrtSchedule
 from trainer import registry
 
 
 def _register(name, learning_rate_constant, factory, **kwargs):
     def make(learning_rate, hparams):
+        accumulated = hparams.gradient_accumulation_steps
         return factory(
             learning_rate,
             weight_decay=hparams.weight_decay or None,
             global_clipnorm=hparams.clip_grad_norm or None,
+            gradient_accumulation_steps=accumulated if accumulated > 1 else None,
+            use_ema=hparams.ema_momentum > 0,
+            ema_momentum=hparams.ema_momentum or 0.99,
             name=name,
             **kwargs,
         )
@@ -76,14 +79,8 @@ for _level in (1, 2, 3):
 
 
 def create(hparams):
-    """The optimizer that `hparams` name, with its schedule.
-
-    eta_t = c * min(t * w ** -1.5, t ** -0.5): linear warm-up over
-    w = learning_rate_warmup_steps updates to the peak c / sqrt(w).
-    """
+    """The optimizer that `hparams` name, with its schedule."""
     make = registry.optimizers.get(hparams.optimizer)
-    schedule = InverseSqrtSchedule(
-        scale=hparams.learning_rate_constant or make.learning_rate_constant,
-        warmup_slope=hparams.learning_rate_warmup_steps**-1.5,
-    )
-    return make(schedule, hparams)
+    constant = hparams.learning_rate_constant or make.learning_rate_constant
+    schedule = registry.schedules.get(hparams.learning_rate_schedule)
+    return make(schedule(hparams, constant), hparams)

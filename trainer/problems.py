@@ -1,57 +1,74 @@
-"""Problems: where the text is, and how large the vocabulary and rows are."""
+"""Problems: where the text is, and how large the vocabulary and rows are.
+
+A problem yields the sentences of its splits. "train" and "dev" it must have; "test"
+it may have.
+"""
 
 import dataclasses
 import pathlib
 
+from trainer import lm1b
 from trainer import registry
 from trainer.errors import UsageError
 
-LM1B_FOLDER = "1-billion-word-language-modeling-benchmark-r13output"
+SPLITS = ("train", "dev", "test")
 
 
 @dataclasses.dataclass(frozen=True)
-class Lm1bPacked:
-    """Google Billion Words (Chelba et al. 2013), packed into rows.
-
-    Splits are Tensor2Tensor's: all 99 training files, and the first of the 50
-    held-out files as the development set that the literature reports.
-    """
+class PackedText:
+    """Sentences, one a line, packed into rows."""
 
     name: str
     vocab_size: int
     packed_length: int = 256
 
-    def sentences(self, split, tmp_dir):
-        """Yields the split's sentences, stripped, blank lines left out."""
-        for path in self.files(split, tmp_dir):
-            with open(path, encoding="utf-8") as lines:
-                try:
-                    yield from filter(None, map(str.strip, lines))
-                except UnicodeDecodeError as error:
-                    raise UsageError(f"{path} is not UTF-8 text: {error}") from None
-
-    def files(self, split, tmp_dir):
-        """Text files of a split, sorted. `tmp_dir` holds the unpacked archive."""
-        pattern = {
-            "train": "training-monolingual.tokenized.shuffled/news.en-*",
-            "dev": "heldout-monolingual.tokenized.shuffled/"
-            "news.en.heldout-00000-of-00050",
-        }[split]
-        tmp_dir = pathlib.Path(tmp_dir)
-        if not tmp_dir.is_dir():
-            raise UsageError(f"--tmp_dir={tmp_dir} is not a folder")
-        folder = tmp_dir
-        if tmp_dir.name != LM1B_FOLDER:
-            folder = tmp_dir / LM1B_FOLDER
-        files = sorted(folder.glob(pattern))
-        if not files:
+    def splits(self, tmp_dir, source="auto"):
+        """{split: sorted text files}. `tmp_dir` holds train.txt, dev.txt, test.txt."""
+        if source not in ("auto", "folder"):
             raise UsageError(
-                f"no file matches {folder / pattern}: --tmp_dir must hold the "
-                f"unpacked archive, the folder {LM1B_FOLDER}"
+                f"{self.name} is read from a folder, not --source={source}"
             )
-        return files
+        folder = pathlib.Path(tmp_dir)
+        if not folder.is_dir():
+            raise UsageError(f"--tmp_dir={tmp_dir} is not a folder")
+        found = {s: [folder / f"{s}.txt"] for s in SPLITS}
+        for split in ("train", "dev"):
+            if not found[split][0].is_file():
+                raise UsageError(
+                    f"{found[split][0]} is missing: --tmp_dir must hold train.txt and "
+                    "dev.txt, one sentence a line, and may hold test.txt"
+                )
+        return {s: files for s, files in found.items() if files[0].is_file()}
+
+
+class Lm1bPacked(PackedText):
+    """Google Billion Words (Chelba et al. 2013), packed into rows.
+
+    Splits are Tensor2Tensor's: all 99 training files, and the first of the 50
+    held-out files as the development set that the literature reports. "test" is
+    all of the held-out files.
+    """
+
+    def splits(self, tmp_dir, source="auto"):
+        """{split: sorted text files}, from what `lm1b.folder` finds."""
+        folder = lm1b.folder(tmp_dir, source)
+        return {split: lm1b.files(folder, split) for split in SPLITS}
+
+
+def sentences(files):
+    """Yields the lines of text files, stripped, blank lines left out."""
+    for path in files:
+        with open(path, encoding="utf-8") as lines:
+            try:
+                yield from filter(None, map(str.strip, lines))
+            except UnicodeDecodeError as error:
+                raise UsageError(f"{path} is not UTF-8 text: {error}") from None
 
 
 for _vocab_size in (2048, 8192, 32768):
-    _name = f"languagemodel_lm1b{_vocab_size // 1024}k_packed"
-    registry.problems.register(Lm1bPacked(_name, _vocab_size), _name)
+    for _form, _class in (
+        ("languagemodel_lm1b", Lm1bPacked),
+        ("text_lines", PackedText),
+    ):
+        _name = f"{_form}{_vocab_size // 1024}k_packed"
+        registry.problems.register(_class(_name, _vocab_size), _name)

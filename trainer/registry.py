@@ -1,4 +1,4 @@
-"""Named problems, models, hparams sets and optimizers.
+"""Named problems, models, hparams sets, optimizers and learning-rate schedules.
 
 A module registers a function or class with a decorator, under its own name:
 
@@ -7,6 +7,9 @@ A module registers a function or class with a decorator, under its own name:
 """
 
 import importlib
+import importlib.util
+import pathlib
+import sys
 
 from trainer.errors import UsageError
 
@@ -43,3 +46,32 @@ problems = Registry("problem", ["trainer.problems"])
 models = Registry("model", ["trainer.transformer"])
 hparams_sets = Registry("hparams set", ["trainer.hparams"])
 optimizers = Registry("optimizer", ["trainer.optimizers"])
+schedules = Registry("schedule", ["trainer.schedules"])
+ALL = (problems, models, hparams_sets, optimizers, schedules)
+
+
+def import_usr_dir(folder):
+    """Imports a folder's `__init__.py` or modules, which register the user's own."""
+    folder = pathlib.Path(folder)
+    files = [folder / "__init__.py"]
+    if not files[0].is_file():
+        files = sorted(folder.glob("*.py"))
+    if not files:
+        raise UsageError(f"--usr_dir={folder} holds no Python file")
+    sys.path.insert(0, str(folder.parent.resolve()))
+    for file in files:
+        spec = importlib.util.spec_from_file_location(
+            folder.name if file.stem == "__init__" else file.stem,
+            file,
+            submodule_search_locations=[str(folder)],
+        )
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+
+
+def listing():
+    """Every name that is registered, by kind."""
+    return "\n".join(
+        f"{r.kind}s:\n" + "".join(f"  {name}\n" for name in r.names()) for r in ALL
+    )

@@ -29,6 +29,10 @@ class Run:
     model: str = "transformer_lm"
     seed: int = 0
     jit_compile: str = "auto"  # of the model; the optimizer has its own
+    dtype: str = "float32"  # or mixed_bfloat16, mixed_float16
+    deterministic: bool = False  # the same bits from the same run, slower
+    warm_start_from: str | None = None  # checkpoint whose weights a new run takes
+    patience: int = 0  # evaluations without a better one that end it; 0: no end
     eval_frequency: int = 1000
     eval_batches: int = 0  # 0: the whole split
     checkpoint_frequency: int = 1000
@@ -37,7 +41,7 @@ class Run:
 
     def identity(self):
         """What must not change between the runs of one output_dir."""
-        names = ("problem", "model", "seed")
+        names = ("problem", "model", "seed", "dtype", "warm_start_from")
         return {n: getattr(self, n) for n in names} | {
             "hparams": dataclasses.asdict(self.hparams)
         }
@@ -55,20 +59,24 @@ class Result:
     evaluations: list  # (step, Evaluation)
     state_scalars: int
     checkpoint: str | None  # path of the last one
+    interrupted_by: str | None = None  # SIGINT or SIGTERM
 
     def __str__(self):
-        step, final = self.evaluations[-1]
-        optimizer = self.model.optimizer.name
-        return (
-            f"step {step:,}, optimizer {optimizer} with {self.state_scalars:,} "
-            f"state scalars for {self.model.count_params():,} parameters\n"
+        optimizer = callbacks.inner(self.model.optimizer).name
+        lines = [
+            f"step {self.steps:,}, optimizer {optimizer} with {self.state_scalars:,} "
+            f"state scalars for {self.model.count_params():,} parameters",
             f"{self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s, "
-            f"last training loss {self.train_loss:.4f}\n{final}"
-        )
+            f"last training loss {self.train_loss:.4f}",
+        ]
+        if self.evaluations:
+            lines.append(str(self.evaluations[-1][1]))
+        return "\n".join(lines)
 
 
 def optimizer_state_scalars(optimizer):
-    """Scalars of state: without counters and the learning rate."""
+    """Scalars of state: without counters, the rate, and averages of weights."""
+    optimizer = callbacks.inner(optimizer)
     if hasattr(optimizer, "state_size"):
         return optimizer.state_size
     counters = {"iteration", "learning_rate"}
@@ -81,43 +89,115 @@ def build(run, description):
     """The compiled model of a run, at step 0."""
     keras.utils.set_random_seed(run.seed)
     make_model = registry.models.get(run.model)
-    model = make_model(run.hparams, description.vocab_size, description.max_length)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(run.dtype)
+    try:
+        model = make_model(run.hparams, description.vocab_size, description.max_length)
+    finally:
+        keras.config.set_dtype_policy(before)
+    if run.warm_start_from:
+        _take_weights(model, run.warm_start_from)
     jit_compile = {"auto": "auto", "true": True, "false": False}
+    optimizer = optimizers.create(run.hparams)
+    if run.dtype == "mixed_float16":
+        # Here, not by `compile`: that would ask the policy again at every loading.
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(
-        optimizer=optimizers.create(run.hparams),
+        optimizer=optimizer,
         loss=losses.SmoothedCrossEntropy(run.hparams.label_smoothing),
         jit_compile=jit_compile[run.jit_compile],
+        auto_scale_loss=False,
     )
     model.optimizer.build(model.trainable_variables)
     return model
 
 
-def train(run) -> Result:
+def _seed_dropout(model, seed, step):
+    """Makes the noise of a step depend on (seed, step) alone.
+
+    A layer's generator counts its calls. Keras does not save that count, so a
+    continued run would draw other noise than the run in one.
+    """
+    states = [v for v in model.variables if v.name == "seed_generator_state"]
+    for layer, state in enumerate(states):
+        (own,) = np.random.SeedSequence([seed, layer]).generate_state(1)
+        state.assign(np.array([own, step], dtype=state.dtype))
+
+
+def _take_weights(model, path):
+    """Gives a new model the weights of a checkpoint, if they fit."""
+    source = run_folder.load_checkpoint(path)
+    ours, theirs = ({v.path: v for v in m.weights} for m in (model, source))
+    for name in sorted(set(ours) | set(theirs)):
+        shapes = [tuple(w[name].shape) if name in w else None for w in (ours, theirs)]
+        if shapes[0] != shapes[1] and "seed_generator" not in name:
+            raise UsageError(
+                f"{path} cannot start this model: {name} has shape {shapes[1]} there "
+                f"and {shapes[0]} here"
+            )
+    for name in set(ours) & set(theirs):
+        ours[name].assign(theirs[name])
+
+
+def train(run, on_start=None) -> Result:
     """Trains, or continues from the newest checkpoint in `run.output_dir`.
+
+    Args:
+        run: a `Run`.
+        on_start: called when all is checked, before the first step.
 
     Raises:
         UsageError: data is missing, the batch is smaller than a row, a name is
-            unknown, or output_dir holds another run.
+            unknown, output_dir is busy or holds another run.
     """
-    if run.train_steps < 1:
-        raise UsageError(f"train_steps must be >= 1. Got {run.train_steps}")
-    description = dataset.load_description(run.data_dir, run.problem)
-    rows = dataset.rows_per_batch(run.hparams.batch_size, description.max_length)
-    train_rows = dataset.RowSource(run.data_dir, run.problem, "train")
-    dev_rows = dataset.RowSource(run.data_dir, run.problem, "dev")
-    if rows > len(train_rows):
-        raise UsageError(
-            f"a batch of {rows} rows is larger than the training data, "
-            f"{len(train_rows)} rows: choose a smaller batch_size"
-        )
+    data = _Data(run)
     # Unknown names are refused before anything is written.
+    registry.schedules.get(run.hparams.learning_rate_schedule)
     registry.optimizers.get(run.hparams.optimizer)
     registry.models.get(run.model)
+    if run.deterministic and keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+    if not run.output_dir:
+        return _train(run, data, on_start)
+    with run_folder.lock(run.output_dir):
+        return _train(run, data, on_start)
+
+
+class _Data:
+    """The data of a run, checked: description, rows of a batch, sources."""
+
+    def __init__(self, run):
+        if run.train_steps < 1:
+            raise UsageError(f"train_steps must be >= 1. Got {run.train_steps}")
+        self.description = dataset.load_description(run.data_dir, run.problem)
+        length = self.description.max_length
+        self.rows = dataset.rows_per_batch(run.hparams.batch_size, length)
+        self.tokens_per_step = self.rows * length
+        self.train = dataset.RowSource(run.data_dir, run.problem, "train")
+        self.dev = dataset.RowSource(run.data_dir, run.problem, "dev")
+        if self.rows > len(self.train):
+            raise UsageError(
+                f"a batch of {self.rows} rows is larger than the training data, "
+                f"{len(self.train)} rows: choose a smaller batch_size"
+            )
+
+    def identity(self):
+        """What the weights and the order of the data depend on."""
+        names = ("vocab_size", "max_length", "tokenizer_sha256")
+        facts = {name: getattr(self.description, name) for name in names}
+        return {"data": facts | {"train_rows": len(self.train)}}
+
+
+def _train(run, data, on_start):
     newest = None
     if run.output_dir:
-        run_folder.write_config(run.output_dir, run.identity())
+        run_folder.write_config(run.output_dir, run.identity() | data.identity())
         newest = run_folder.latest_checkpoint(run.output_dir)
-    model = run_folder.load_checkpoint(newest) if newest else build(run, description)
+    model = (
+        run_folder.load_checkpoint(newest) if newest else build(run, data.description)
+    )
     start_step = int(model.optimizer.iterations)
     if start_step >= run.train_steps:
         raise UsageError(
@@ -125,22 +205,33 @@ def train(run) -> Result:
             f"--train_steps > {start_step}"
         )
 
-    tokens_per_step = rows * description.max_length
+    if on_start:
+        on_start()
+    _seed_dropout(model, run.seed, start_step)
+    tokens_per_step = data.tokens_per_step
     scoring_model = evaluation.scorer(model)
 
     def evaluate():
-        return evaluation.evaluate(scoring_model, dev_rows, rows, run.eval_batches)
+        return evaluation.evaluate(scoring_model, data.dev, data.rows, run.eval_batches)
 
     summaries = None
     if run.output_dir:
         summaries = callbacks.Summaries(run.output_dir, start_step, tokens_per_step)
     evaluations = callbacks.Evaluations(
-        evaluate, start_step, run.eval_frequency, summaries
+        evaluate,
+        start_step,
+        run.eval_frequency,
+        run.train_steps,
+        summaries,
+        run.output_dir,
+        run.patience,
     )
     clock = _Clock()
+    interruption = callbacks.Interruption()
     active = [
         callbacks.StepLosses(),
         clock,
+        interruption,
         callbacks.ProgressBar(start_step, run.train_steps, tokens_per_step, run.label),
         evaluations,
     ]
@@ -151,11 +242,12 @@ def train(run) -> Result:
                 start_step,
                 run.checkpoint_frequency,
                 run.checkpoints_kept,
+                run.train_steps,
             )
         )
         active.append(summaries)  # last: it closes its file at the end
     model.fit(
-        dataset.training_batches(train_rows, rows, run.seed, start_step),
+        dataset.training_batches(data.train, data.rows, run.seed, start_step),
         steps_per_epoch=run.train_steps - start_step,
         epochs=1,
         shuffle=False,
@@ -164,13 +256,14 @@ def train(run) -> Result:
     )
     return Result(
         model=model,
-        steps=run.train_steps,
+        steps=start_step + clock.ended,
         seconds=clock.seconds,
-        tokens_per_second=clock.steps * tokens_per_step / clock.seconds,
+        tokens_per_second=clock.steps * tokens_per_step / (clock.seconds or np.inf),
         train_loss=clock.loss,
         evaluations=evaluations.history,
         state_scalars=optimizer_state_scalars(model.optimizer),
         checkpoint=run.output_dir and str(run_folder.latest_checkpoint(run.output_dir)),
+        interrupted_by=interruption.signal and interruption.signal.name,
     )
 
 
@@ -180,7 +273,8 @@ class _Clock(keras.callbacks.Callback):
     def __init__(self):
         super().__init__()
         self.seconds = 0.0
-        self.steps = 0
+        self.steps = 0  # of these seconds
+        self.ended = 0  # in all
         self.loss = None
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -188,6 +282,7 @@ class _Clock(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.loss = logs["loss"]
+        self.ended += 1
         if batch or self.params["steps"] == 1:
             self.seconds += time.perf_counter() - self._start
             self.steps += 1

@@ -155,8 +155,129 @@ def test_old_checkpoints_go(data_dir, tmp_path):
             run(data_dir, tmp_path, steps=5), checkpoint_frequency=1, checkpoints_kept=2
         )
     )
-    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    names = sorted(p.name for p in (tmp_path / "checkpoints").glob("model-*"))
     assert names == ["model-4.keras", "model-5.keras"]
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_learns_and_continues(data_dir, tmp_path, dtype):
+    first = dataclasses.replace(run(data_dir, tmp_path, steps=30), dtype=dtype)
+    result = training.train(first)
+    assert result.state_scalars < 1000
+    again = training.train(dataclasses.replace(first, train_steps=60))
+    assert again.evaluations[-1][1].nats < result.evaluations[-1][1].nats
+    assert {v.dtype for v in again.model.trainable_variables} == {"float32"}
+    with pytest.raises(UsageError, match="dtype='mixed_.*this one has dtype='float32'"):
+        training.train(run(data_dir, tmp_path, steps=61))
+
+
+def test_accumulated_batches_are_one_large_batch(data_dir):
+    """Two steps of half the rows, averaged, are a step of all."""
+    source = dataset.RowSource(data_dir, PROBLEM, "train")
+    rows = np.stack([source[i][1] for i in range(8)])
+    weights = np.ones(rows.shape, "float32")  # as many tokens in each half
+    values = []
+    for accumulated, batch in ((1, 8), (2, 4)):
+        # SGD: AdaGrad's first step would blow up the rounding of small gradients.
+        hparams = dataclasses.replace(
+            HPARAMS,
+            gradient_accumulation_steps=accumulated,
+            optimizer="sgd",
+            learning_rate_schedule="constant",
+            learning_rate_constant=0.5,
+        )
+        model = training.build(
+            dataclasses.replace(run(data_dir), hparams=hparams),
+            dataset.load_description(data_dir, PROBLEM),
+        )
+        model.fit(rows, rows, batch, sample_weight=weights, shuffle=False, verbose=0)
+        values.append(model.get_weights())
+    for a, b in zip(*values):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_averaged_weights_are_evaluated_and_the_run_goes_on(data_dir, tmp_path):
+    """The checkpoint holds both: raw weights to go on from, averages to use."""
+    whole = training.train(run(data_dir, tmp_path / "whole", 6, ema_momentum=0.9))
+    training.train(run(data_dir, tmp_path / "parts", 3, ema_momentum=0.9))
+    parts = training.train(run(data_dir, tmp_path / "parts", 6, ema_momentum=0.9))
+    for a, b in zip(whole.model.get_weights(), parts.model.get_weights()):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    found = evaluation.evaluate_checkpoint(
+        whole.checkpoint, data_dir, PROBLEM, "dev", 512
+    )
+    np.testing.assert_allclose(found.nats, whole.evaluations[-1][1].nats, rtol=1e-6)
+
+
+def test_the_best_model_is_kept_and_ends_the_run(data_dir, tmp_path):
+    """At an absurd rate the first evaluation stays the best."""
+    wild = run(data_dir, tmp_path, 400, learning_rate_constant=3000.0)
+    result = training.train(dataclasses.replace(wild, eval_frequency=2, patience=3))
+    nats = [e.nats_per_token for _, e in result.evaluations]
+    assert result.steps < 400
+    assert len(nats) >= 4 and all(not x < min(nats[:-3]) for x in nats[-3:])
+    step, best = run_folder.best(tmp_path)
+    assert best == min(nats) and step == result.evaluations[nats.index(best)][0]
+    path = tmp_path / "checkpoints" / "best.keras"
+    found = evaluation.evaluate_checkpoint(path, data_dir, PROBLEM, "dev", 512)
+    np.testing.assert_allclose(found.nats_per_token, best, rtol=1e-6)
+
+
+def test_warm_start(trained, data_dir, tmp_path):
+    output_dir, result = trained
+    path = str(run_folder.latest_checkpoint(output_dir))
+    # A rate of almost 0: what is evaluated is what the run started from.
+    cold = run(data_dir, tmp_path, 1, optimizer="sgd", learning_rate_constant=1e-9)
+    warm = training.train(dataclasses.replace(cold, warm_start_from=path))
+    nats = result.evaluations[-1][1].nats
+    np.testing.assert_allclose(warm.evaluations[-1][1].nats, nats, rtol=1e-5)
+    wider = dataclasses.replace(cold.hparams, filter_size=128)
+    other = dataclasses.replace(
+        cold, warm_start_from=path, hparams=wider, output_dir=str(tmp_path / "other")
+    )
+    with pytest.raises(UsageError, match=r"has shape \(.*64.* there and \(.*128"):
+        training.train(other)
+
+
+def test_a_damaged_checkpoint_is_passed_over(data_dir, tmp_path, capfd):
+    frequent = dataclasses.replace(run(data_dir, tmp_path, 4), checkpoint_frequency=2)
+    training.train(frequent)
+    newest = run_folder.latest_checkpoint(tmp_path)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    assert run_folder.latest_checkpoint(tmp_path).name == "model-2.keras"
+    assert "model-4.keras is damaged" in capfd.readouterr().err
+    assert training.train(frequent).steps == 4
+
+
+def test_checkpoints_average(data_dir, tmp_path):
+    import subprocess
+    import sys
+
+    training.train(
+        dataclasses.replace(run(data_dir, tmp_path, steps=4), checkpoint_frequency=2)
+    )
+    command = [sys.executable, "-m", "trainer.bin.et_avg", f"--output_dir={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "holds 2 checkpoints, not 5" in done.stderr
+    subprocess.run([*command, "--num_last_checkpoints=2"], check=True)
+    two, four, average = (
+        run_folder.load_checkpoint(tmp_path / "checkpoints" / f"{name}.keras")
+        for name in ("model-2", "model-4", "average")
+    )
+    for a, b, c in zip(two.weights, four.weights, average.weights):
+        if "float" in a.dtype:
+            mean = (np.asarray(a, "f8") + np.asarray(b, "f8")) / 2
+            np.testing.assert_allclose(np.asarray(c), mean, atol=1e-7)
+
+
+@pytest.mark.parametrize("schedule", registry.schedules.names())
+def test_every_schedule_trains(data_dir, schedule):
+    result = training.train(
+        run(data_dir, steps=2, learning_rate_schedule=schedule, optimizer="et2_rank1")
+    )
+    assert np.isfinite(result.train_loss)
 
 
 def test_data_of_another_shape_is_refused(trained, data_dir, tmp_path):

@@ -22,7 +22,9 @@ def call(binary, *arguments):
     return process.returncode, process.stdout, process.stderr
 
 
-@pytest.mark.parametrize("binary", ["et_datagen", "et_trainer", "et_eval", "et_plan"])
+@pytest.mark.parametrize(
+    "binary", ["et_datagen", "et_trainer", "et_eval", "et_plan", "et_avg"]
+)
 def test_help_is_complete_and_light(binary):
     status, out, _ = call(binary, "--help")
     assert status == 0

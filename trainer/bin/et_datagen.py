@@ -4,6 +4,8 @@ r"""et-datagen: text -> SentencePiece model and packed rows.
         --tmp_dir=FOLDER_OF_THE_UNPACKED_ARCHIVE --data_dir=data
 """
 
+import os
+
 from absl import flags
 
 from trainer.bin import runner
@@ -11,24 +13,47 @@ from trainer.bin import runner
 _PROBLEM = flags.DEFINE_string("problem", None, "Name of the problem.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder to write to.")
 _TMP_DIR = flags.DEFINE_string(
-    "tmp_dir", None, "Folder that holds the unpacked archive."
+    "tmp_dir", None, "Folder of the text: see --source and --problem."
 )
 _MAX_LENGTH = flags.DEFINE_integer(
     "max_length", None, "Tokens of a row. Default: the problem's."
 )
+_SOURCE = flags.DEFINE_enum(
+    "source",
+    "auto",
+    ["auto", "folder", "archive", "tfds"],
+    "lm1b: the unpacked folder, the .tar.gz, or a download by TFDS. auto: the first "
+    "of folder and archive that --tmp_dir holds.",
+)
+_PROCESSES = flags.DEFINE_integer(
+    "num_processes", os.cpu_count(), "Processes that encode sentences."
+)
+_LM1B_SENTENCES = 30_301_028
 
 
 def main(argv):
     runner.no_arguments(argv)
     runner.require(_PROBLEM, _DATA_DIR, _TMP_DIR)
+    runner.require_positive(_PROCESSES)
     from trainer import datagen
     from trainer import registry
+
+    bars = {}
+
+    def bar(split, sentences):
+        import tqdm
+
+        bars[split] = tqdm.tqdm(sentences, desc=split, unit=" sentences")
+        return bars[split]
 
     description = datagen.generate(
         registry.problems.get(_PROBLEM.value),
         _TMP_DIR.value,
         _DATA_DIR.value,
         _MAX_LENGTH.value,
+        _SOURCE.value,
+        _PROCESSES.value,
+        bar,
     )
     print(
         f"{description.problem}: {description.vocab_size:,} pieces, rows of "
@@ -39,6 +64,13 @@ def main(argv):
             f"{name:<6}{split.sentences:>12,} sentences {split.words:>13,} words "
             f"{split.tokens:>13,} tokens {split.rows:>9,} rows, "
             f"{description.efficiency(name):.1%} full"
+        )
+    if "train" in bars:
+        elapsed = bars["train"].format_dict["elapsed"]
+        rate = bars["train"].n / elapsed
+        print(
+            f"{rate:,.0f} sentences/s with {_PROCESSES.value} processes: all of lm1b "
+            f"takes {_LM1B_SENTENCES / rate / 60:,.0f} minutes at that speed"
         )
 
 

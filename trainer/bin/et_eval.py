@@ -17,7 +17,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that et-datagen wrote.
 _PROBLEM = flags.DEFINE_string(
     "problem", None, "Name of the problem. Default: the one trained on."
 )
-_SPLIT = flags.DEFINE_enum("split", "dev", ["train", "dev"], "What to score.")
+_SPLIT = flags.DEFINE_enum("split", "dev", ["train", "dev", "test"], "What to score.")
 _EVAL_STEPS = flags.DEFINE_integer(
     "eval_steps", 0, "Batches to score; 0 covers the whole split."
 )

@@ -5,6 +5,9 @@ r"""et-trainer: trains a language model, or continues from its last checkpoint.
         --output_dir=run --train_steps=500000
 """
 
+import dataclasses
+import signal
+
 from absl import flags
 
 from trainer.bin import runner
@@ -39,6 +42,32 @@ _KEEP = flags.DEFINE_integer(
 _SEED = flags.DEFINE_integer(
     "random_seed", 0, "Seed of the initialization and of the data's order."
 )
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    "float32",
+    ["float32", "mixed_bfloat16", "mixed_float16"],
+    "Of the computation; weights stay float32.",
+)
+_DETERMINISTIC = flags.DEFINE_bool(
+    "deterministic", False, "Same command, same bits (CPU, float32); slower."
+)
+_WARM_START = flags.DEFINE_string(
+    "warm_start_from", None, "Checkpoint whose weights a new run starts from."
+)
+_PATIENCE = flags.DEFINE_integer(
+    "early_stopping_evaluations",
+    0,
+    "End after that many evaluations in a row without a better one; 0: never.",
+)
+_USR_DIR = flags.DEFINE_string(
+    "usr_dir", None, "Folder of Python files that register problems, models, ..."
+)
+_REGISTRY_HELP = flags.DEFINE_bool(
+    "registry_help", False, "Print every registered name, and end."
+)
+_PRINT_HPARAMS = flags.DEFINE_bool(
+    "print_hparams", False, "Print the hyperparameters of this run, and end."
+)
 _JIT_COMPILE = flags.DEFINE_enum(
     "xla_compile",
     "auto",
@@ -49,15 +78,26 @@ _JIT_COMPILE = flags.DEFINE_enum(
 
 def main(argv):
     runner.no_arguments(argv)
+    from trainer import registry
+
+    if _USR_DIR.value:
+        registry.import_usr_dir(_USR_DIR.value)
+    if _REGISTRY_HELP.value:
+        print(registry.listing())
+        return 0
+    # What can be wrong is found before Keras is imported.
+    hparams = registry.hparams_sets.get(_HPARAMS_SET.value)().override(_HPARAMS.value)
+    if _PRINT_HPARAMS.value:
+        for name, value in dataclasses.asdict(hparams).items():
+            print(f"{name}={value}")
+        return 0
     runner.require(_PROBLEM, _DATA_DIR, _OUTPUT_DIR)
     runner.require_positive(_TRAIN_STEPS, _EVAL_FREQUENCY, _CHECKPOINT_FREQUENCY, _KEEP)
     from trainer import dataset
-    from trainer import registry
 
-    # What can be wrong is found before Keras is imported.
-    hparams = registry.hparams_sets.get(_HPARAMS_SET.value)().override(_HPARAMS.value)
     registry.problems.get(_PROBLEM.value)
     dataset.load_description(_DATA_DIR.value, _PROBLEM.value)
+    from trainer import run_folder
     from trainer import training
 
     result = training.train(
@@ -74,10 +114,21 @@ def main(argv):
             eval_batches=_EVAL_STEPS.value,
             checkpoint_frequency=_CHECKPOINT_FREQUENCY.value,
             checkpoints_kept=_KEEP.value,
-        )
+            dtype=_DTYPE.value,
+            deterministic=_DETERMINISTIC.value,
+            warm_start_from=_WARM_START.value,
+            patience=_PATIENCE.value,
+        ),
+        on_start=lambda: run_folder.record_start(
+            _OUTPUT_DIR.value, runner.flags_text(__name__)
+        ),
     )
     print(result)
     print(f"checkpoint: {result.checkpoint}")
+    if result.interrupted_by:
+        print(f"interrupted by {result.interrupted_by}: the same command continues")
+        return 128 + signal.Signals[result.interrupted_by]
+    return 0
 
 
 run = runner.entry_point(main, __doc__, __name__)

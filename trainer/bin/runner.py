@@ -66,12 +66,21 @@ def entry_point(main, usage, module):
     return run
 
 
+def flags_text(module):
+    """The flags that were given, one a line, as `--flagfile=FILE` reads them."""
+    given = [f for f in _defined(module) if f.present]
+    return "".join(f"{flag.serialize()}\n" for flag in given)
+
+
 def _flags_of(module):
-    """Help of the flags that a module defines (run as __main__ or imported)."""
-    defined = flags.FLAGS.flags_by_module_dict()
-    names = [n for n in (module, "__main__", sys.argv[0]) if n in defined]
     return "\n".join(
         f"  --{flag.name}={flag.default_as_str or ''}\n      {flag.help}"
-        for name in names[:1]
-        for flag in defined[name]
+        for flag in _defined(module)
     )
+
+
+def _defined(module):
+    """The flags that a module defines (run as __main__ or imported)."""
+    defined = flags.FLAGS.flags_by_module_dict()
+    names = [n for n in (module, "__main__", sys.argv[0]) if n in defined]
+    return defined[names[0]] if names else []

@@ -1,0 +1,108 @@
+"""Runs that are ended by signals, in processes of their own, and started again."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from conftest import PROBLEM
+from trainer import run_folder
+
+
+def command(data_dir, output_dir, steps, every=3):
+    return [
+        sys.executable,
+        "-m",
+        "trainer.bin.et_trainer",
+        f"--problem={PROBLEM}",
+        f"--data_dir={data_dir}",
+        f"--output_dir={output_dir}",
+        "--hparams_set=transformer_tiny",
+        "--hparams=batch_size=256,learning_rate_warmup_steps=10",
+        f"--train_steps={steps}",
+        f"--save_checkpoints_steps={every}",
+        "--eval_steps=1",
+        "--deterministic",
+    ]
+
+
+def start_and_wait_for(path, arguments):
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, f"{path} does not appear"
+        time.sleep(0.02)
+    return process
+
+
+def losses(folder):
+    from tensorboard.backend.event_processing import event_accumulator
+
+    found = {}
+    for file in sorted(pathlib.Path(folder).glob("events*")):
+        events = event_accumulator.EventAccumulator(
+            str(file), size_guidance={"tensors": 0}
+        )
+        events.Reload()
+        for event in events.Tensors("train/loss"):
+            (value,) = np.frombuffer(event.tensor_proto.tensor_content, "<f4")
+            found[event.step] = float(value)
+    return found
+
+
+def test_killed_run_ends_as_if_never_killed(data_dir, tmp_path):
+    """Weights, optimizer state, noise of dropout and losses, bit for bit."""
+    steps = 41
+    subprocess.run(command(data_dir, tmp_path / "whole", steps), check=True)
+    killed = command(data_dir, tmp_path / "killed", steps)
+    for step in (6, 21):
+        path = tmp_path / "killed" / "checkpoints" / f"model-{step}.keras"
+        process = start_and_wait_for(path, killed)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    subprocess.run(killed, check=True)
+    whole, again = (
+        run_folder.load_checkpoint(run_folder.latest_checkpoint(tmp_path / name))
+        for name in ("whole", "killed")
+    )
+    for a, b in zip(
+        whole.weights + whole.optimizer.variables,
+        again.weights + again.optimizer.variables,
+    ):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b), a.path)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole") != {}
+    starts = (tmp_path / "killed" / "starts.jsonl").read_text().splitlines()
+    assert len(starts) == 3 and "keras" in json.loads(starts[0])["versions"]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_saves_first(data_dir, tmp_path, name):
+    arguments = command(data_dir, tmp_path, 100_000, every=7)
+    path = tmp_path / "checkpoints" / "model-7.keras"
+    process = start_and_wait_for(path, arguments)
+    busy = subprocess.run(arguments, capture_output=True, text=True)
+    assert busy.returncode == 1 and "another run is busy in" in busy.stderr
+    process.send_signal(getattr(signal, name))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + getattr(signal, name), err
+    assert f"interrupted by {name}: the same command continues" in out
+    step = int(out.split("step ")[1].split(",")[0].replace(",", ""))
+    newest = run_folder.latest_checkpoint(tmp_path)
+    model = run_folder.load_checkpoint(newest)
+    assert int(model.optimizer.iterations) == step > 7
+    # It can be started again from the file of flags that it left.
+    again = [*arguments[:3], f"--flagfile={tmp_path / 'flags.txt'}"]
+    done = subprocess.run(
+        [*again, f"--train_steps={step + 2}"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"step {step + 2:,}, optimizer et2" in done.stdout
