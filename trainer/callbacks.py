@@ -34,7 +34,8 @@ def averaged_weights(model):
     variables = model.trainable_variables
     raw = [ops.convert_to_numpy(v) for v in variables]
     for variable, average in zip(variables, optimizer._model_variables_moving_average):
-        variable.assign(average)
+        # A copy: on JAX two variables of one array would both be given away.
+        variable.assign(ops.convert_to_numpy(average))
     try:
         yield
     finally:

@@ -161,6 +161,8 @@ def test_old_checkpoints_go(data_dir, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_learns_and_continues(data_dir, tmp_path, dtype):
+    if (dtype, keras.backend.backend()) == ("mixed_float16", "jax"):
+        pytest.skip("JAX has no float16 products on the CPU")
     first = dataclasses.replace(run(data_dir, tmp_path, steps=30), dtype=dtype)
     result = training.train(first)
     assert result.state_scalars < 1000

@@ -46,6 +46,7 @@ def start_and_wait_for(path, arguments):
 
 def losses(folder):
     from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.util import tensor_util
 
     found = {}
     for file in sorted(pathlib.Path(folder).glob("events*")):
@@ -53,9 +54,10 @@ def losses(folder):
             str(file), size_guidance={"tensors": 0}
         )
         events.Reload()
+        if "train/loss" not in events.Tags()["tensors"]:
+            continue  # killed before the first summary
         for event in events.Tensors("train/loss"):
-            (value,) = np.frombuffer(event.tensor_proto.tensor_content, "<f4")
-            found[event.step] = float(value)
+            found[event.step] = float(tensor_util.make_ndarray(event.tensor_proto))
     return found
 
 
