@@ -31,7 +31,7 @@ COMMANDS = {
     "--optimizers=et2",
     "sparse_step": "-m benchmarks.sparse_step",
     "fit_step": "-m benchmarks.fit_step --hparams_set=transformer_base "
-    "--batch_size=512 --rounds=4 --steps=4",
+    "--batch_size=512 --rounds=3 --steps=4 --optimizers=sgd,adam,et2",
     "memory": "-m benchmarks.memory",
 }
 README = pathlib.Path(__file__).with_name("README.md")
