@@ -252,16 +252,9 @@ class Evaluations(_Periodic):
             evaluation = self._evaluate()
             self._keep_best(evaluation.nats_per_token)
         self.history.append((self.step, evaluation))
-        figures = {
-            "nats_per_token": evaluation.nats_per_token,
-            "perplexity_per_token": evaluation.perplexity_per_token,
-            "perplexity_per_word": evaluation.perplexity_per_word,
-            "accuracy": evaluation.accuracy,
-        }
         if self._summaries:
-            self._summaries.scalars(
-                self.step, {f"dev/{k}": v for k, v in figures.items()}
-            )
+            figures = evaluation.figures().items()
+            self._summaries.scalars(self.step, {f"dev/{k}": v for k, v in figures})
         tqdm.tqdm.write(
             f"step {self.step}: dev "
             f"{evaluation.nats_per_token:.4f} nats per token, perplexity per "

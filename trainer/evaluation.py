@@ -51,15 +51,19 @@ class Evaluation:
     def accuracy(self):
         return self.correct / self.tokens
 
-    def to_dict(self):
-        figures = (
+    def figures(self):
+        """What follows from the totals, by name."""
+        names = (
             "nats_per_token",
             "perplexity_per_token",
             "perplexity_per_word",
             "bits_per_byte",
             "accuracy",
         )
-        return dataclasses.asdict(self) | {k: getattr(self, k) for k in figures}
+        return {name: getattr(self, name) for name in names}
+
+    def to_dict(self):
+        return dataclasses.asdict(self) | self.figures()
 
     def __str__(self):
         return "\n".join(

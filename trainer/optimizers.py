@@ -44,38 +44,28 @@ _register("rmsprop", 0.03, keras.optimizers.RMSprop)
 _register("adam", 0.09, keras.optimizers.Adam, beta_2=0.997, epsilon=1e-9)
 _register("adafactor", 0.52, keras.optimizers.Adafactor, relative_step=False)
 _register("lion", 0.003, keras.optimizers.Lion)
-# Algorithm 1. With "sum", the letter of the paper, the rate of a variable falls
-# with its size, so biases would learn some 30 times faster than embeddings here.
-# "mean" is the same algorithm but for one constant a variable, and one c fits all.
-for _level, _constant in ((1, 1.0), (2, 1.0), (3, 0.577), ("inf", 0.333)):
-    _register(
-        f"et{_level}",
-        _constant,
-        ExtremeTensoring,
-        level=_level,
-        statistic="mean",
-        epsilon=1e-12,
-    )
-for _level, _constant in ((1, 6.0), (2, 12.0), (3, 20.0), ("inf", 40.0)):
-    _register(
-        f"et{_level}_sum",
-        _constant,
-        ExtremeTensoring,
-        level=_level,
-        statistic="sum",
-        epsilon=1e-12,
-    )
-for _level in (1, 2, 3):
-    _register(
-        f"et{_level}_rank1",
-        0.1,
-        ExtremeTensoring,
-        level=_level,
-        preconditioner="rank_one",
-        beta_2=0.99,
-        clip_threshold=1.0,
-        epsilon=1e-12,
-    )
+# Suffix of the name -> arguments, and the constant c of each level. Algorithm 1 with
+# "sum", the letter of the paper, makes the rate of a variable fall with its size, so
+# biases would learn some 30 times faster than embeddings here. "mean" is the same
+# algorithm but for one constant a variable, and one c fits all.
+_FORMS = {
+    "": ({"statistic": "mean"}, {1: 1.0, 2: 1.0, 3: 0.577, "inf": 0.333}),
+    "_sum": ({"statistic": "sum"}, {1: 6.0, 2: 12.0, 3: 20.0, "inf": 40.0}),
+    "_rank1": (
+        {"preconditioner": "rank_one", "beta_2": 0.99, "clip_threshold": 1.0},
+        {1: 0.1, 2: 0.1, 3: 0.1},
+    ),
+}
+for _suffix, (_arguments, _constants) in _FORMS.items():
+    for _level, _constant in _constants.items():
+        _register(
+            f"et{_level}{_suffix}",
+            _constant,
+            ExtremeTensoring,
+            level=_level,
+            epsilon=1e-12,
+            **_arguments,
+        )
 
 
 def create(hparams):

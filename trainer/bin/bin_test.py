@@ -83,6 +83,14 @@ def test_help_is_complete_and_light(binary):
             "unknown model 'rnn'",
         ),
         (
+            "et_trainer",
+            "--problem={problem} --data_dir={data} --output_dir={tmp}/run "
+            "--hparams=learning_rate_schedule=linear",
+            "unknown schedule 'linear'. Known: constant, cosine, inverse_sqrt",
+        ),
+        ("et_trainer", "--usr_dir={tmp}/none --registry_help", "holds no Python file"),
+        ("et_avg", "--output_dir={tmp}", "holds no run"),
+        (
             "et_eval",
             "--data_dir={data} --output_dir={tmp}",
             "holds no run",
@@ -102,6 +110,43 @@ def test_bad_input_is_one_clear_line(data_dir, tmp_path, binary, arguments, mess
     assert err.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())  # nothing half-written
+
+
+def test_check_leaves_nothing_behind(data_dir, tmp_path):
+    status, out, err = call(
+        "et_trainer",
+        f"--problem={PROBLEM}",
+        f"--data_dir={data_dir}",
+        f"--output_dir={tmp_path / 'run'}",
+        *TRAIN.split(),
+        "--check",
+    )
+    assert status == 0, err
+    for word in ("parameters", "optimizer state", "GB at the peak", "hours", "disk"):
+        assert word in out
+    assert out.splitlines()[-1].endswith("all is well")
+    assert not list(tmp_path.iterdir())
+
+
+def test_registry_and_hparams_are_printed(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from trainer import registry\nfrom trainer.hparams import HParams\n"
+        "@registry.hparams_sets.register\n"
+        "def my_transformer(): return HParams(hidden_size=64)\n"
+    )
+    status, out, err = call("et_trainer", f"--usr_dir={tmp_path}", "--registry_help")
+    assert status == 0, err
+    for name in ("my_transformer", "text_lines8k_packed", "et2_rank1", "cosine"):
+        assert f"  {name}\n" in out
+    status, out, _ = call(
+        "et_trainer",
+        f"--usr_dir={tmp_path}",
+        "--hparams_set=my_transformer",
+        "--hparams=batch_size=99",
+        "--print_hparams",
+    )
+    assert status == 0
+    assert "hidden_size=64\n" in out and "batch_size=99\n" in out
 
 
 def test_train_continue_evaluate(data_dir, tmp_path):

@@ -59,6 +59,11 @@ _PATIENCE = flags.DEFINE_integer(
     0,
     "End after that many evaluations in a row without a better one; 0: never.",
 )
+_CHECK = flags.DEFINE_bool(
+    "check",
+    False,
+    "Do all that the run would do, a few steps of it, and print what the whole needs.",
+)
 _USR_DIR = flags.DEFINE_string(
     "usr_dir", None, "Folder of Python files that register problems, models, ..."
 )
@@ -97,28 +102,33 @@ def main(argv):
 
     registry.problems.get(_PROBLEM.value)
     dataset.load_description(_DATA_DIR.value, _PROBLEM.value)
+    from trainer import check
     from trainer import run_folder
     from trainer import training
 
+    run = training.Run(
+        problem=_PROBLEM.value,
+        model=_MODEL.value,
+        data_dir=_DATA_DIR.value,
+        output_dir=_OUTPUT_DIR.value,
+        hparams=hparams,
+        train_steps=_TRAIN_STEPS.value,
+        seed=_SEED.value,
+        jit_compile=_JIT_COMPILE.value,
+        eval_frequency=_EVAL_FREQUENCY.value,
+        eval_batches=_EVAL_STEPS.value,
+        checkpoint_frequency=_CHECKPOINT_FREQUENCY.value,
+        checkpoints_kept=_KEEP.value,
+        dtype=_DTYPE.value,
+        deterministic=_DETERMINISTIC.value,
+        warm_start_from=_WARM_START.value,
+        patience=_PATIENCE.value,
+    )
+    if _CHECK.value:
+        print(check.check(run))
+        return 0
     result = training.train(
-        training.Run(
-            problem=_PROBLEM.value,
-            model=_MODEL.value,
-            data_dir=_DATA_DIR.value,
-            output_dir=_OUTPUT_DIR.value,
-            hparams=hparams,
-            train_steps=_TRAIN_STEPS.value,
-            seed=_SEED.value,
-            jit_compile=_JIT_COMPILE.value,
-            eval_frequency=_EVAL_FREQUENCY.value,
-            eval_batches=_EVAL_STEPS.value,
-            checkpoint_frequency=_CHECKPOINT_FREQUENCY.value,
-            checkpoints_kept=_KEEP.value,
-            dtype=_DTYPE.value,
-            deterministic=_DETERMINISTIC.value,
-            warm_start_from=_WARM_START.value,
-            patience=_PATIENCE.value,
-        ),
+        run,
         on_start=lambda: run_folder.record_start(
             _OUTPUT_DIR.value, runner.flags_text(__name__)
         ),
