@@ -29,7 +29,12 @@ def keras_step(optimizer):
 def _tensorflow(optimizer, grads, variables):
     import tensorflow as tf
 
-    @tf.function(jit_compile=True)
+    from extreme_tensoring_tf import ExtremeTensoring
+
+    # Ours compiles itself, as it does inside `fit`. Keras' own get the same help.
+    ours = isinstance(optimizer, ExtremeTensoring)
+
+    @tf.function(jit_compile=not ours)
     def update():
         optimizer.apply(grads, variables)
         # To wait for. Not a model variable: while its array is held the next

@@ -182,6 +182,7 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self._slots = Slots(self, [_path(v) for v in variables], variables)
+        self._forget_programs()
 
     def update_step(self, gradient, variable, learning_rate):
         """Takes one step of Algorithm 1 for one variable."""
@@ -228,7 +229,7 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         for position, path in watched.items():
             shape = self._trainable_variables[position].shape
             self._slots.watch(position, path, shape)
-        self._forget_program()
+        self._forget_programs()
         return watched
 
     def unwatch_diagonals(self):
@@ -236,10 +237,11 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         for diagonal in self._slots.diagonals.values():
             self._untrack_variable(diagonal)
         self._slots.diagonals.clear()
-        self._forget_program()
+        self._forget_programs()
 
-    def _forget_program(self):
-        object.__setattr__(self, "_update_program", None)
+    def _forget_programs(self):
+        # Not a tracked attribute: a function is no part of a checkpoint.
+        object.__setattr__(self, "_programs", {})
 
     @property
     def state_size(self):

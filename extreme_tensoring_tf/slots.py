@@ -1,5 +1,6 @@
 """State of the optimizer: what is kept per variable, and how a step changes it."""
 
+import dataclasses
 import math
 
 import keras
@@ -10,8 +11,6 @@ class Slots:
     """Statistics, momentum and counters of the model's variables, in build order.
 
     A plain object, so that Keras tracks the variables once, as the optimizer's.
-    A step treats k variables at a time, those of one tensor index, whose vectors
-    it stacks: arrays of shape (k, dim), flags and counts of shape (k,).
 
     Attributes:
         indices: one `tensor_index.TensorIndex` per variable.
@@ -66,30 +65,73 @@ class Slots:
             name=f"{path.replace('/', '_')}_diagonal",
         )
 
-    def count(self, positions, finite, dtype):
+    def part(self, positions):
+        """The slots of variables that are updated together, of one tensor index."""
+        return Part(
+            self.optimizer,
+            self.indices[positions[0]],
+            [self.statistics[p] for p in positions],
+            [self.momentums[p] for p in positions] if self.momentums else [],
+            [self.diagonals.get(p) for p in positions],
+            self.counters,
+            ops.convert_to_tensor(positions, "int32"),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Slots of k variables of one tensor index, stacked where they are short.
+
+    Arrays have shapes (k, dim), flags and counts (k,).
+    """
+
+    optimizer: object
+    index: object  # tensor_index.TensorIndex
+    statistics: list  # k lists of vectors
+    momentums: list  # k arrays, or empty
+    diagonals: list  # k arrays or None
+    counters: object
+    places: object  # int32 (k,): rows of `counters`
+
+    def tree(self):
+        """The variables, as an argument of a compiled program."""
+        lists = [[raw(v) for v in s] for s in self.statistics]
+        momentums = [raw(v) for v in self.momentums]
+        diagonals = [raw(v) for v in self.diagonals]
+        return lists, momentums, diagonals, raw(self.counters)
+
+    def over(self, tree, places):
+        """The same with other variables, those that a program was called with."""
+        names = ("statistics", "momentums", "diagonals", "counters")
+        return dataclasses.replace(self, places=places, **dict(zip(names, tree)))
+
+    @property
+    def dtype(self):
+        return keras.backend.standardize_dtype(self.statistics[0][0].dtype)
+
+    def count(self, finite):
         """Counts updates and skips. Returns t (k,), the updates' numbers from 1."""
         if self.counters is None:
             return None
-        places = ops.convert_to_tensor(positions, "int32")
         if finite is None:
-            taken = ops.ones((len(positions),), "int32")
+            taken = ops.ones((len(self.statistics),), "int32")
         else:
             taken = ops.cast(finite, "int32")
-        t = ops.take(self.counters.value[:, 0], places) + 1
+        t = ops.take(raw(self.counters)[:, 0], self.places) + 1
         new = ops.stack([taken, 1 - taken], axis=1)
-        new = ops.scatter(ops.expand_dims(places, 1), new, self.counters.shape)
+        shape = tuple(self.counters.shape)
+        new = ops.scatter(ops.expand_dims(self.places, 1), new, shape)
         self.optimizer.assign_add(self.counters, new)
-        return ops.cast(t, dtype)
+        return ops.cast(t, self.dtype)
 
-    def accumulate(self, positions, sums, finite, t):
+    def accumulate(self, sums, finite, t):
         """Adds a step's sums to the statistics; returns them bias-corrected."""
         beta_2 = self.optimizer.beta_2
         keep, add = (1.0, 1.0) if beta_2 is None else (beta_2, 1.0 - beta_2)
         finite = None if finite is None else ops.expand_dims(finite, 1)
         accumulated = []
-        for dim, new in enumerate(sums):
-            slots = [self.statistics[p][dim] for p in positions]
-            old = ops.stack([s.value for s in slots])
+        for slots, new in zip(zip(*self.statistics), sums):
+            old = ops.stack([raw(s) for s in slots])
             values = where(finite, keep * old + add * new, old)
             for i, slot in enumerate(slots):
                 self.optimizer.assign(slot, values[i])
@@ -99,22 +141,28 @@ class Slots:
         correction = ops.expand_dims(_bias_correction(beta_2, t), 1)
         return [s / correction for s in accumulated]
 
-    def accumulate_diagonal(self, position, direction, finite):
+    def accumulate_diagonal(self, i, direction, finite):
         """AdaGrad's own sums, where they are watched."""
-        if position in self.diagonals:
-            diagonal = self.diagonals[position]
-            squares = ops.reshape(ops.square(direction), diagonal.shape)
-            self.optimizer.assign_add(diagonal, where(finite, squares, 0.0))
+        if self.diagonals[i] is not None:
+            shape = tuple(self.diagonals[i].shape)
+            squares = ops.reshape(ops.square(direction), shape)
+            self.optimizer.assign_add(self.diagonals[i], where(finite, squares, 0.0))
 
-    def average_gradients(self, position, direction, finite, t):
+    def average_gradients(self, i, direction, finite, t):
         """First moment of one variable with bias correction, as in Adam."""
         beta_1 = self.optimizer.beta_1
-        slot = self.momentums[position]
-        old = ops.reshape(ops.cast(slot, direction.dtype), direction.shape)
+        slot = self.momentums[i]
+        old = ops.reshape(ops.cast(raw(slot), direction.dtype), direction.shape)
         new = beta_1 * old + (1 - beta_1) * direction
         new = where(finite, new, old)
-        self.optimizer.assign(slot, ops.reshape(ops.cast(new, slot.dtype), slot.shape))
+        stored = ops.reshape(ops.cast(new, slot.dtype), tuple(slot.shape))
+        self.optimizer.assign(slot, stored)
         return new / _bias_correction(beta_1, t)
+
+
+def raw(variable):
+    """The backend's own variable or array, of a Keras variable or of itself."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def _statistics_dtype(variable):

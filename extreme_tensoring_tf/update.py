@@ -27,66 +27,88 @@ def update_all(optimizer, gradients, variables, learning_rate, fused=False):
         fused: whether to clip by norm and decay weights here as well. Otherwise
             that has been done.
     """
+    groups = [
+        Group(optimizer, *members, fused)
+        for members in alike(optimizer, gradients, variables)
+    ]
+    sums = [group.squared_sums() for group in groups]
+    factors = clip_factors(optimizer, sums) if fused else [None] * len(groups)
+    for group, squares, factor in zip(groups, sums, factors):
+        group.step(squares, factor, learning_rate)
+
+
+def alike(optimizer, gradients, variables):
+    """Lists of (positions, gradients, variables) to be updated together."""
     groups = {}
     for gradient, variable in zip(gradients, variables):
         position = optimizer._get_variable_index(variable)
-        alone = stays_sparse(optimizer, gradient, position, variable.shape)
         key = (
             optimizer._slots.indices[position],
             tuple(variable.shape),
             keras.backend.standardize_dtype(variable.dtype),
-            position if alone else None,  # each has its own number of rows
+            # Each sparse gradient has its own number of rows.
+            position if _is_sparse(gradient) else None,
+            position in optimizer._slots.diagonals,
+            bool(optimizer.weight_decay) and optimizer._use_weight_decay(variable),
         )
         groups.setdefault(key, []).append((position, gradient, variable))
-    groups = [_Group(optimizer, *zip(*members)) for members in groups.values()]
-    if fused:
-        _clip(optimizer, groups)
-    for group in groups:
-        group.step(learning_rate, decay=fused)
+    return [tuple(zip(*members)) for members in groups.values()]
 
 
-def stays_sparse(optimizer, gradient, position, shape):
-    """Whether only the gathered rows are touched. Momentum moves every row."""
-    return (
-        keras.backend.backend() == "tensorflow"
-        and position not in optimizer._slots.diagonals
-        and sparse.is_sparse(gradient)
-        and not optimizer.beta_1
-        and sparse.fits(optimizer._slots.indices[position], shape)
-    )
+def _is_sparse(gradient):
+    return keras.backend.backend() == "tensorflow" and sparse.is_sparse(gradient)
 
 
-def _clip(optimizer, groups):
-    """Multiplies gradients by what `clipnorm` or `global_clipnorm` ask for.
+def clip_factors(optimizer, sums):
+    """What `clipnorm` or `global_clipnorm` multiply each gradient by.
 
     A gradient that is not finite makes its factor nan, as in Keras: with the
     global norm no variable is updated.
+
+    Args:
+        sums: `Group.squared_sums()` of every group.
+
+    Returns:
+        One vector (k,) per group, or None where nothing is clipped.
     """
     bound = optimizer.clipnorm or optimizer.global_clipnorm
     if not bound:
-        return
-    squares = [ops.sum(group.sums[0], axis=1) for group in groups]
+        return [None] * len(sums)
+    squares = [ops.sum(group[0], axis=1) for group in sums]
     if not optimizer.clipnorm:
         total = ops.sum(ops.stack([ops.sum(s) for s in squares]))
         squares = [ops.broadcast_to(total, s.shape) for s in squares]
-    for group, square in zip(groups, squares):
-        norm = ops.sqrt(square)
-        group.multiply_gradients(bound / ops.maximum(norm, bound) + (norm - norm))
+    norms = [ops.sqrt(s) for s in squares]
+    return [bound / ops.maximum(n, bound) + (n - n) for n in norms]
 
 
-class _Group:
-    """k variables that are updated together, and their gradients."""
+class Group:
+    """k variables that are updated together, and their gradients.
 
-    def __init__(self, optimizer, positions, gradients, variables):
+    Args:
+        optimizer: an `ExtremeTensoring`.
+        positions: of the variables in the optimizer.
+        gradients, variables: k each.
+        fused: as in `update_all`.
+        part: the `slots.Part` of these positions, if it is not the optimizer's own.
+    """
+
+    def __init__(self, optimizer, positions, gradients, variables, fused, part=None):
         self.optimizer = optimizer
-        self.slots = optimizer._slots
-        self.positions = positions
         self.variables = variables
-        self.index = self.slots.indices[positions[0]]
-        self.dtype = self.slots.statistics[positions[0]][0].dtype
-        self.shape = variables[0].shape
+        self.part = part or optimizer._slots.part(positions)
+        self.index = self.part.index
+        self.dtype = self.part.dtype
+        self.shape = tuple(variables[0].shape)
+        self.decays = (
+            fused
+            and bool(optimizer.weight_decay)
+            and optimizer._use_weight_decay(
+                optimizer._trainable_variables[positions[0]]
+            )
+        )
         self.slice_ids = self.row_ids = None
-        if stays_sparse(optimizer, gradients[0], positions[0], self.shape):
+        if self._stays_sparse(gradients[0]):
             self.slice_ids, self.row_ids, matrix = sparse.touched_rows(
                 gradients[0], self.index, self.shape, self.dtype
             )
@@ -96,49 +118,61 @@ class _Group:
                 ops.reshape(ops.convert_to_tensor(g), self.index.view)
                 for g in gradients
             ]
-        self.factor = None  # (k,), of the gradients
-        self.sums = squared_sums(self.matrices, self.index, self.row_ids, self.dtype)
 
-    def multiply_gradients(self, factor):
-        self.factor = factor
-        squared = ops.expand_dims(ops.square(factor), 1)
-        self.sums = [s * squared for s in self.sums]
+    def _stays_sparse(self, gradient):
+        """Whether only the gathered rows are touched. Momentum moves every row."""
+        return (
+            _is_sparse(gradient)
+            and self.part.diagonals[0] is None
+            and not self.optimizer.beta_1
+            and sparse.fits(self.index, self.shape)
+        )
 
-    def step(self, learning_rate, decay):
-        """Updates statistics and variables."""
-        optimizer, slots = self.optimizer, self.slots
+    def squared_sums(self):
+        return squared_sums(self.matrices, self.index, self.row_ids, self.dtype)
+
+    def step(self, sums, factor, learning_rate):
+        """Updates statistics and variables.
+
+        Args:
+            sums: `squared_sums()`.
+            factor: None, or (k,), what the gradients are to be multiplied by.
+            learning_rate: scalar tensor.
+        """
+        optimizer, part = self.optimizer, self.part
+        if factor is not None:
+            squared = ops.expand_dims(ops.square(factor), 1)
+            sums = [s * squared for s in sums]
         finite = None
         if optimizer.skip_nonfinite:
-            finite = ops.isfinite(ops.sum(self.sums[0], axis=1))
-        t = slots.count(self.positions, finite, self.dtype)
-        sums = slots.accumulate(self.positions, self.sums, finite, t)
+            finite = ops.isfinite(ops.sum(sums[0], axis=1))
+        t = part.count(finite)
+        sums = part.accumulate(sums, finite, t)
         factors = optimizer._preconditioner.factors(sums, self.index, self.row_ids)
         rate = ops.cast(learning_rate, self.dtype)
-        for i, position in enumerate(self.positions):
+        for i, direction in enumerate(self.matrices):
             ok = None if finite is None else finite[i]
-            direction = self.matrices[i]
-            multiplier = None if self.factor is None else self.factor[i]
-            if optimizer.beta_1 or position in slots.diagonals:
+            multiplier = None if factor is None else factor[i]
+            if optimizer.beta_1 or part.diagonals[i] is not None:
                 direction = ops.cast(direction, self.dtype)
                 if multiplier is not None:
                     direction, multiplier = direction * multiplier, None
-                slots.accumulate_diagonal(position, direction, ok)
+                part.accumulate_diagonal(i, direction, ok)
             if optimizer.beta_1:
-                direction = slots.average_gradients(position, direction, ok, t[i])
+                direction = part.average_gradients(i, direction, ok, t[i])
             step = factors[i].scale(direction, rate, multiplier)
-            self._subtract(self.variables[i], step, ok, rate if decay else None)
+            self._subtract(self.variables[i], step, ok, rate)
 
-    def _subtract(self, variable, step, ok, decay_rate):
+    def _subtract(self, variable, step, ok, rate):
         optimizer = self.optimizer
         if self.slice_ids is not None:
             step = sparse.slices(where(ok, step, 0.0), self.slice_ids, self.shape)
             optimizer.assign_sub(variable, step)
             return
         step = ops.reshape(step, self.shape)
-        decays = decay_rate is not None and optimizer.weight_decay
-        if decays and optimizer._use_weight_decay(variable):
+        if self.decays:
             value = ops.cast(ops.convert_to_tensor(variable), self.dtype)
-            step = step + value * (optimizer.weight_decay * decay_rate)
+            step = step + value * (optimizer.weight_decay * rate)
         step = where(ok, step, 0.0)
         if keras.backend.standardize_dtype(variable.dtype) == self.dtype:
             optimizer.assign_sub(variable, step)

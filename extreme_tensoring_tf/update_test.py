@@ -83,16 +83,24 @@ def test_zero_gradients_survive_clipping():
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow")
-def test_one_program_for_all_rates_and_steps():
+def test_a_program_for_each_shape_serves_all_rates_and_steps():
     variables = [keras.Variable(np.ones(s, "float32")) for s in SHAPES]
     optimizer = ExtremeTensoring(
         keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.9), global_clipnorm=1.0
     )
     for batch in gradients(steps=4):
         optimizer.apply([ops.convert_to_tensor(g) for g in batch], variables)
-    assert optimizer._update_program.experimental_get_tracing_count() == 1
+    assert traces(optimizer) == {(1, 1)}  # the sums, the step
+    assert len(optimizer._programs) == 4  # different shapes
     optimizer = ExtremeTensoring(0.1)
     for step, batch in enumerate(gradients(steps=4)):
         optimizer.learning_rate = 0.1 * (step + 1)
         optimizer.apply([ops.convert_to_tensor(g) for g in batch], variables)
-    assert optimizer._update_program.experimental_get_tracing_count() == 1
+    assert traces(optimizer) == {(0, 1)}
+
+
+def traces(optimizer):
+    return {
+        tuple(p.experimental_get_tracing_count() for p in programs)
+        for programs in optimizer._programs.values()
+    }

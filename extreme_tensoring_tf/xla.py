@@ -1,10 +1,21 @@
-"""The update of all variables as one XLA program (TensorFlow backend)."""
+"""The update as a few XLA programs, one for each shape (TensorFlow backend).
+
+A program takes its variables and slots as arguments, so that variables alike share
+it: a Transformer of any depth compiles what its different shapes need. It updates up
+to `_AT_ONCE` of them in one launch, for a launch costs some tens of microseconds.
+"""
 
 import tensorflow as tf
 
 from extreme_tensoring_tf.marginals import sums_in_blocks
+from extreme_tensoring_tf.slots import raw
 from extreme_tensoring_tf.sparse import is_sparse
+from extreme_tensoring_tf.update import Group
+from extreme_tensoring_tf.update import alike
+from extreme_tensoring_tf.update import clip_factors
 from extreme_tensoring_tf.update import update_all
+
+_AT_ONCE = 8
 
 
 def distributed():
@@ -13,10 +24,10 @@ def distributed():
 
 
 def compiled_update(optimizer, grads, variables, learning_rate, fused):
-    """Calls `update_all` as one compiled program.
+    """Does what `update_all` does, compiled.
 
-    Eager mode and an uncompiled `tf.function` call the program; inside an outer
-    XLA function it becomes a part of that one. Nothing is compiled again when the
+    Eager mode and an uncompiled `tf.function` call the programs; inside an outer
+    XLA function they become a part of that one. Nothing is compiled again when the
     rate or the step changes.
 
     Args:
@@ -32,21 +43,72 @@ def compiled_update(optimizer, grads, variables, learning_rate, fused):
         update_all(optimizer, *zip(*slices), learning_rate)
     if not dense:
         return
-    program = getattr(optimizer, "_update_program", None)
-    if program is None:
+    launches = [
+        _Launch(optimizer, *(column[i : i + _AT_ONCE] for column in members), fused)
+        for members in alike(optimizer, *zip(*dense))
+        for i in range(0, len(members[0]), _AT_ONCE)
+    ]
+    if fused and (optimizer.clipnorm or optimizer.global_clipnorm):
+        sums = [launch.squared_sums() for launch in launches]
+        for launch, s, factor in zip(launches, sums, clip_factors(optimizer, sums)):
+            launch.step(learning_rate, s, factor)
+    else:
+        for launch in launches:
+            launch.step(learning_rate)
 
-        @tf.function(jit_compile=True, autograph=False)
-        def program(positions, grads, learning_rate, fused):
-            known = optimizer._trainable_variables
-            variables = [known[i] for i in positions]
-            with sums_in_blocks():
-                update_all(optimizer, grads, variables, learning_rate, fused)
 
-        # Not a tracked attribute: a function is no part of a checkpoint.
-        object.__setattr__(optimizer, "_update_program", program)
-    program(
-        tuple(optimizer._get_variable_index(v) for _, v in dense),
-        [tf.convert_to_tensor(g) for g, _ in dense],
-        tf.convert_to_tensor(learning_rate),
-        fused,
-    )
+class _Launch:
+    """One call of the program for some variables alike."""
+
+    def __init__(self, optimizer, positions, grads, variables, fused):
+        self.part = optimizer._slots.part(positions)
+        self.grads = [tf.convert_to_tensor(g) for g in grads]
+        self.variables = [raw(v) for v in variables]
+        first = optimizer._get_variable_index(variables[0])
+        variable = optimizer._trainable_variables[first]
+        key = (
+            self.part.index,
+            tuple(variable.shape),
+            self.variables[0].dtype,
+            self.part.diagonals[0] is None,
+            bool(optimizer.weight_decay) and optimizer._use_weight_decay(variable),
+            fused,
+        )
+        programs = optimizer._programs
+        if key not in programs:
+            programs[key] = _programs(optimizer, positions, self.part, fused)
+        self._sums, self._step = programs[key]
+
+    def squared_sums(self):
+        return self._sums(self.grads, self.variables)
+
+    def step(self, learning_rate, sums=None, factor=None):
+        self._step(
+            self.grads,
+            self.variables,
+            self.part.tree(),
+            self.part.places,
+            tf.convert_to_tensor(learning_rate),
+            sums,
+            factor,
+        )
+
+
+def _programs(optimizer, positions, part, fused):
+    """The two programs for variables like those at `positions`."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def squared_sums(grads, variables):
+        with sums_in_blocks():
+            group = Group(optimizer, positions, grads, variables, fused, part)
+            return group.squared_sums()
+
+    @tf.function(jit_compile=True, autograph=False)
+    def step(grads, variables, tree, places, learning_rate, sums, factor):
+        with sums_in_blocks():
+            own = part.over(tree, places)
+            group = Group(optimizer, positions, grads, variables, fused, own)
+            sums = group.squared_sums() if sums is None else sums
+            group.step(sums, factor, learning_rate)
+
+    return squared_sums, step
