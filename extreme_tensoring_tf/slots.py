@@ -73,9 +73,31 @@ class Slots:
             [self.statistics[p] for p in positions],
             [self.momentums[p] for p in positions] if self.momentums else [],
             [self.diagonals.get(p) for p in positions],
-            self.counters,
+            None if self.counters is None else ops.copy(raw(self.counters)),
             ops.convert_to_tensor(positions, "int32"),
         )
+
+    def record(self, positions, finite):
+        """Counts a step: taken where `finite`, skipped elsewhere.
+
+        Once for all variables, after their updates: programs that wrote to one
+        variable could not run side by side.
+
+        Args:
+            positions: list of lists.
+            finite: as many flags (k,), or None each: then all are taken.
+        """
+        if self.counters is None:
+            return
+        taken = [
+            ops.ones((len(p),), "int32") if f is None else ops.cast(f, "int32")
+            for p, f in zip(positions, finite)
+        ]
+        taken = ops.concatenate(taken)
+        places = ops.convert_to_tensor([[i] for p in positions for i in p], "int32")
+        new = ops.stack([taken, 1 - taken], axis=1)
+        new = ops.scatter(places, new, tuple(self.counters.shape))
+        self.optimizer.assign_add(self.counters, new)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,39 +112,30 @@ class Part:
     statistics: list  # k lists of vectors
     momentums: list  # k arrays, or empty
     diagonals: list  # k arrays or None
-    counters: object
-    places: object  # int32 (k,): rows of `counters`
+    counts: object  # tensor: what `Slots.counters` held before this step, or None
+    places: object  # int32 (k,): rows of `counts`
 
     def tree(self):
-        """The variables, as an argument of a compiled program."""
+        """The variables and counts, as an argument of a compiled program."""
         lists = [[raw(v) for v in s] for s in self.statistics]
         momentums = [raw(v) for v in self.momentums]
         diagonals = [raw(v) for v in self.diagonals]
-        return lists, momentums, diagonals, raw(self.counters)
+        return lists, momentums, diagonals, self.counts
 
     def over(self, tree, places):
         """The same with other variables, those that a program was called with."""
-        names = ("statistics", "momentums", "diagonals", "counters")
+        names = ("statistics", "momentums", "diagonals", "counts")
         return dataclasses.replace(self, places=places, **dict(zip(names, tree)))
 
     @property
     def dtype(self):
         return keras.backend.standardize_dtype(self.statistics[0][0].dtype)
 
-    def count(self, finite):
-        """Counts updates and skips. Returns t (k,), the updates' numbers from 1."""
-        if self.counters is None:
+    def updates(self):
+        """t (k,): the number of this update for each variable, from 1."""
+        if self.counts is None:
             return None
-        if finite is None:
-            taken = ops.ones((len(self.statistics),), "int32")
-        else:
-            taken = ops.cast(finite, "int32")
-        t = ops.take(raw(self.counters)[:, 0], self.places) + 1
-        new = ops.stack([taken, 1 - taken], axis=1)
-        shape = tuple(self.counters.shape)
-        new = ops.scatter(ops.expand_dims(self.places, 1), new, shape)
-        self.optimizer.assign_add(self.counters, new)
-        return ops.cast(t, self.dtype)
+        return ops.cast(ops.take(self.counts[:, 0], self.places) + 1, self.dtype)
 
     def accumulate(self, sums, finite, t):
         """Adds a step's sums to the statistics; returns them bias-corrected."""

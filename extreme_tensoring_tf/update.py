@@ -27,14 +27,15 @@ def update_all(optimizer, gradients, variables, learning_rate, fused=False):
         fused: whether to clip by norm and decay weights here as well. Otherwise
             that has been done.
     """
-    groups = [
-        Group(optimizer, *members, fused)
-        for members in alike(optimizer, gradients, variables)
-    ]
+    members = alike(optimizer, gradients, variables)
+    groups = [Group(optimizer, *m, fused) for m in members]
     sums = [group.squared_sums() for group in groups]
     factors = clip_factors(optimizer, sums) if fused else [None] * len(groups)
-    for group, squares, factor in zip(groups, sums, factors):
+    finite = [
         group.step(squares, factor, learning_rate)
+        for group, squares, factor in zip(groups, sums, factors)
+    ]
+    optimizer._slots.record([positions for positions, *_ in members], finite)
 
 
 def alike(optimizer, gradients, variables):
@@ -132,7 +133,7 @@ class Group:
         return squared_sums(self.matrices, self.index, self.row_ids, self.dtype)
 
     def step(self, sums, factor, learning_rate):
-        """Updates statistics and variables.
+        """Updates statistics and variables. Returns which gradients were finite.
 
         Args:
             sums: `squared_sums()`.
@@ -146,7 +147,7 @@ class Group:
         finite = None
         if optimizer.skip_nonfinite:
             finite = ops.isfinite(ops.sum(sums[0], axis=1))
-        t = part.count(finite)
+        t = part.updates()
         sums = part.accumulate(sums, finite, t)
         factors = optimizer._preconditioner.factors(sums, self.index, self.row_ids)
         rate = ops.cast(learning_rate, self.dtype)
@@ -162,6 +163,7 @@ class Group:
                 direction = part.average_gradients(i, direction, ok, t[i])
             step = factors[i].scale(direction, rate, multiplier)
             self._subtract(self.variables[i], step, ok, rate)
+        return finite
 
     def _subtract(self, variable, step, ok, rate):
         optimizer = self.optimizer

@@ -48,19 +48,22 @@ def compiled_update(optimizer, grads, variables, learning_rate, fused):
         for members in alike(optimizer, *zip(*dense))
         for i in range(0, len(members[0]), _AT_ONCE)
     ]
+    sums = factors = [None] * len(launches)
     if fused and (optimizer.clipnorm or optimizer.global_clipnorm):
         sums = [launch.squared_sums() for launch in launches]
-        for launch, s, factor in zip(launches, sums, clip_factors(optimizer, sums)):
-            launch.step(learning_rate, s, factor)
-    else:
-        for launch in launches:
-            launch.step(learning_rate)
+        factors = clip_factors(optimizer, sums)
+    finite = [
+        launch.step(learning_rate, *given)
+        for launch, *given in zip(launches, sums, factors)
+    ]
+    optimizer._slots.record([launch.positions for launch in launches], finite)
 
 
 class _Launch:
     """One call of the program for some variables alike."""
 
     def __init__(self, optimizer, positions, grads, variables, fused):
+        self.positions = positions
         self.part = optimizer._slots.part(positions)
         self.grads = [tf.convert_to_tensor(g) for g in grads]
         self.variables = [raw(v) for v in variables]
@@ -82,8 +85,8 @@ class _Launch:
     def squared_sums(self):
         return self._sums(self.grads, self.variables)
 
-    def step(self, learning_rate, sums=None, factor=None):
-        self._step(
+    def step(self, learning_rate, sums, factor):
+        return self._step(
             self.grads,
             self.variables,
             self.part.tree(),
@@ -109,6 +112,6 @@ def _programs(optimizer, positions, part, fused):
             own = part.over(tree, places)
             group = Group(optimizer, positions, grads, variables, fused, own)
             sums = group.squared_sums() if sums is None else sums
-            group.step(sums, factor, learning_rate)
+            return group.step(sums, factor, learning_rate)
 
     return squared_sums, step
