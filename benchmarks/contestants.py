@@ -34,16 +34,20 @@ DEFAULT = (
 
 def peers(backend):
     """Names of the optimizers from other libraries that run here."""
-    table = {"jax": _optax(), "torch": _torch()}.get(backend, {})
-    return list(table)
+    return list(_of_library(backend))
 
 
 def make(name, backend):
     """Function of (grads, values) that gives a step: see `steps.py`."""
-    table = {"jax": _optax, "torch": _torch}.get(backend, dict)()
+    table = _of_library(backend)
     if name in table:
         return table[name]
     return keras_step(keras_optimizer(name))
+
+
+def _of_library(backend):
+    """Optimizers of the library that a backend belongs to."""
+    return {"jax": _optax, "torch": _torch}.get(backend, dict)()
 
 
 def keras_optimizer(name):

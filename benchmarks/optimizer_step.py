@@ -16,7 +16,7 @@ import sys
 
 from absl import flags
 
-from benchmarks.contestants import DEFAULT
+from benchmarks import contestants
 from benchmarks.measure import copy_bandwidth
 from benchmarks.measure import environment
 from benchmarks.measure import peak_temporary_bytes
@@ -55,9 +55,7 @@ def main(argv):
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
     if _JSON.value and not os.path.isdir(os.path.dirname(_JSON.value) or "."):
         raise UsageError(f"--json={_JSON.value}: its folder does not exist")
-    from benchmarks import contestants
-
-    names = _OPTIMIZERS.value or DEFAULT + contestants.peers(_BACKEND.value)
+    names = _OPTIMIZERS.value or contestants.DEFAULT + contestants.peers(_BACKEND.value)
     figures = measure(PRESETS[_PRESET.value], names, _BACKEND.value, _ROUNDS.value)
     print(f"{_PRESET.value}: {figures['parameters']:,} parameters, {environment()}")
     print(f"copy bandwidth {figures['copy_bandwidth'] / 1e9:.1f} GB/s\n")
@@ -71,8 +69,6 @@ def main(argv):
 def measure(shapes, names, backend, rounds):
     """Figures of each optimizer: a dict that `table` shows."""
     import numpy as np
-
-    from benchmarks import contestants
 
     rng = np.random.default_rng(0)
     grads = [rng.standard_normal(s, dtype="float32") for s in shapes]

@@ -75,7 +75,7 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
             are counted in `skipped_updates`. Defaults to True.
         jit_compile: whether to compile the update with XLA, whatever
             `model.compile(jit_compile=...)` says. Costs some seconds at the first
-            step and about 5 MB of host memory a variable. TensorFlow only: JAX
+            step and some MB of host memory for each shape. TensorFlow only: JAX
             compiles the whole step anyway. Defaults to True.
         weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema,
         ema_momentum, ema_overwrite_frequency, loss_scale_factor,

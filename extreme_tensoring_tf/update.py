@@ -27,7 +27,7 @@ def update_all(optimizer, gradients, variables, learning_rate, fused=False):
         fused: whether to clip by norm and decay weights here as well. Otherwise
             that has been done.
     """
-    members = alike(optimizer, gradients, variables)
+    members = alike(optimizer, gradients, variables).values()
     groups = [Group(optimizer, *m, fused) for m in members]
     sums = [group.squared_sums() for group in groups]
     factors = clip_factors(optimizer, sums) if fused else [None] * len(groups)
@@ -39,7 +39,10 @@ def update_all(optimizer, gradients, variables, learning_rate, fused=False):
 
 
 def alike(optimizer, gradients, variables):
-    """Lists of (positions, gradients, variables) to be updated together."""
+    """What is to be updated together: {key: (positions, gradients, variables)}.
+
+    Variables of one key can share a compiled program.
+    """
     groups = {}
     for gradient, variable in zip(gradients, variables):
         position = optimizer._get_variable_index(variable)
@@ -53,7 +56,7 @@ def alike(optimizer, gradients, variables):
             bool(optimizer.weight_decay) and optimizer._use_weight_decay(variable),
         )
         groups.setdefault(key, []).append((position, gradient, variable))
-    return [tuple(zip(*members)) for members in groups.values()]
+    return {key: tuple(zip(*members)) for key, members in groups.items()}
 
 
 def _is_sparse(gradient):

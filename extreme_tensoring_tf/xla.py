@@ -44,8 +44,10 @@ def compiled_update(optimizer, grads, variables, learning_rate, fused):
     if not dense:
         return
     launches = [
-        _Launch(optimizer, *(column[i : i + _AT_ONCE] for column in members), fused)
-        for members in alike(optimizer, *zip(*dense))
+        _Launch(
+            optimizer, key, *(column[i : i + _AT_ONCE] for column in members), fused
+        )
+        for key, members in alike(optimizer, *zip(*dense)).items()
         for i in range(0, len(members[0]), _AT_ONCE)
     ]
     sums = factors = [None] * len(launches)
@@ -62,25 +64,15 @@ def compiled_update(optimizer, grads, variables, learning_rate, fused):
 class _Launch:
     """One call of the program for some variables alike."""
 
-    def __init__(self, optimizer, positions, grads, variables, fused):
+    def __init__(self, optimizer, key, positions, grads, variables, fused):
         self.positions = positions
         self.part = optimizer._slots.part(positions)
         self.grads = [tf.convert_to_tensor(g) for g in grads]
         self.variables = [raw(v) for v in variables]
-        first = optimizer._get_variable_index(variables[0])
-        variable = optimizer._trainable_variables[first]
-        key = (
-            self.part.index,
-            tuple(variable.shape),
-            self.variables[0].dtype,
-            self.part.diagonals[0] is None,
-            bool(optimizer.weight_decay) and optimizer._use_weight_decay(variable),
-            fused,
-        )
         programs = optimizer._programs
-        if key not in programs:
-            programs[key] = _programs(optimizer, positions, self.part, fused)
-        self._sums, self._step = programs[key]
+        if (key, fused) not in programs:
+            programs[key, fused] = _programs(optimizer, positions, self.part, fused)
+        self._sums, self._step = programs[key, fused]
 
     def squared_sums(self):
         return self._sums(self.grads, self.variables)

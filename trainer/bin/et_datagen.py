@@ -8,6 +8,7 @@ import os
 
 from absl import flags
 
+from trainer import lm1b
 from trainer.bin import runner
 
 _PROBLEM = flags.DEFINE_string("problem", None, "Name of the problem.")
@@ -21,7 +22,7 @@ _MAX_LENGTH = flags.DEFINE_integer(
 _SOURCE = flags.DEFINE_enum(
     "source",
     "auto",
-    ["auto", "folder", "archive", "tfds"],
+    lm1b.SOURCES,
     "lm1b: the unpacked folder, the .tar.gz, or a download by TFDS. auto: the first "
     "of folder and archive that --tmp_dir holds.",
 )
