@@ -1,6 +1,5 @@
 """What happens beside the steps of a training run."""
 
-import contextlib
 import signal
 import sys
 import threading
@@ -10,46 +9,16 @@ import keras
 import tqdm
 from keras import ops
 
+from trainer import averaging
 from trainer import run_folder
+from trainer.errors import UsageError
+from trainer.evaluation import exp
 
 
 def _sync(model):
     """Brings the model's variables up to date: on JAX, `fit` keeps copies."""
     if keras.backend.backend() == "jax":
         model.jax_state_sync()
-
-
-def inner(optimizer):
-    """The optimizer itself, inside one that scales the loss (mixed_float16)."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-@contextlib.contextmanager
-def averaged_weights(model):
-    """Within, the model has the moving averages of its weights, if it keeps any."""
-    optimizer = inner(model.optimizer)
-    if not optimizer.use_ema:
-        yield
-        return
-    variables = model.trainable_variables
-    raw = [ops.convert_to_numpy(v) for v in variables]
-    for variable, average in zip(variables, optimizer._model_variables_moving_average):
-        # A copy: on JAX two variables of one array would both be given away.
-        variable.assign(ops.convert_to_numpy(average))
-    try:
-        yield
-    finally:
-        for variable, value in zip(variables, raw):
-            variable.assign(value)
-
-
-def set_averaged_weights(model, values):
-    """Gives a model weights that are to be used, not trained further."""
-    optimizer = inner(model.optimizer)
-    kept = optimizer._model_variables_moving_average if optimizer.use_ema else []
-    for variables in (model.trainable_variables, kept):
-        for variable, value in zip(variables, values):
-            variable.assign(value)
 
 
 class Interruption(keras.callbacks.Callback):
@@ -133,12 +102,16 @@ class ProgressBar(keras.callbacks.Callback):
 
 
 class _Periodic(keras.callbacks.Callback):
-    """Calls `act(logs)` every `frequency` steps; `step` counts earlier runs, too."""
+    """Calls `act(logs)` every `frequency` steps; `step` counts earlier runs, too.
 
-    def __init__(self, start_step, frequency):
+    And at step `last`, if that is given.
+    """
+
+    def __init__(self, start_step, frequency, last=None):
         super().__init__()
         self.step = start_step
         self._frequency = frequency
+        self._last = last
         self._acted_at = None
 
     def act(self, logs):
@@ -146,7 +119,7 @@ class _Periodic(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        if self.step % self._frequency == 0:
+        if self.step % self._frequency == 0 or self.step == self._last:
             self._act_once(logs)
 
     def _act_once(self, logs):
@@ -160,12 +133,22 @@ class _Periodic(keras.callbacks.Callback):
 class Summaries(_Periodic):
     """Writes TensorBoard scalars. Needs `tensorboard`, not TensorFlow."""
 
-    def __init__(self, output_dir, start_step, tokens_per_step, frequency=20):
+    def __init__(
+        self,
+        output_dir,
+        start_step,
+        tokens_per_step,
+        flops_per_token,
+        state_bytes,
+        frequency=20,
+    ):
         super().__init__(start_step, frequency)
         from tensorboard.summary import Writer
 
         self._writer = Writer(str(output_dir))
         self._tokens_per_step = tokens_per_step
+        self._flops_per_token = flops_per_token
+        self.scalars(start_step, {"optimizer/state_bytes": state_bytes})
 
     def scalars(self, step, values):
         for name, value in values.items():
@@ -178,19 +161,65 @@ class Summaries(_Periodic):
     def act(self, logs):
         step, then = self._mark
         now = time.perf_counter()
-        tokens = (self.step - step) * self._tokens_per_step
+        speed = (self.step - step) * self._tokens_per_step / (now - then)
+        optimizer = self.model.optimizer
         self.scalars(
             self.step,
             {
                 "train/loss": logs["loss"],
-                "train/learning_rate": self.model.optimizer.learning_rate,
-                "train/tokens_per_second": tokens / (now - then),
+                "train/perplexity_per_token": exp(logs["loss"]),
+                "train/learning_rate": optimizer.learning_rate,
+                "train/gradient_norm": ops.convert_to_numpy(optimizer.norm),
+                "train/tokens_per_second": speed,
+                "train/model_flops_per_second": speed * self._flops_per_token,
             },
         )
         self._mark = self.step, now
 
     def on_train_end(self, logs=None):
         self._writer.close()
+
+
+class Profile(keras.callbacks.Callback):
+    """Traces steps `first` to `last` for TensorBoard's profiler."""
+
+    def __init__(self, output_dir, start_step, first, last):
+        super().__init__()
+        backend = keras.backend.backend()
+        if backend == "tensorflow":
+            import tensorflow as tf
+
+            self._tracer = tf.profiler.experimental
+            self._names = "start", "stop"
+        elif backend == "jax":
+            import jax
+
+            self._tracer = jax.profiler
+            self._names = "start_trace", "stop_trace"
+        else:
+            raise UsageError(f"--profile works on TensorFlow and JAX, not on {backend}")
+        self._output_dir = str(output_dir)
+        self._next = start_step + 1
+        self._first, self._last = first, last
+        self._on = False
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._first <= self._next <= self._last and not self._on:
+            getattr(self._tracer, self._names[0])(self._output_dir)
+            self._on = True
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._next >= self._last:
+            self._stop()
+        self._next += 1
+
+    def on_train_end(self, logs=None):
+        self._stop()
+
+    def _stop(self):
+        if self._on:
+            getattr(self._tracer, self._names[1])()
+            self._on = False
 
 
 class Checkpoints(_Periodic):
@@ -200,19 +229,19 @@ class Checkpoints(_Periodic):
     any, in the place of the weights that a continued run needs.
     """
 
-    def __init__(self, output_dir, start_step, frequency, keep, train_steps):
-        super().__init__(start_step, frequency)
+    def __init__(self, model, output_dir, start_step, frequency, keep, last):
+        super().__init__(start_step, frequency, last)
+        self._saved = model
         self._output_dir = output_dir
         self._keep = keep
-        self._train_steps = train_steps
 
     def on_train_batch_end(self, batch, logs=None):
         super().on_train_batch_end(batch, logs)
-        if self.step == self._train_steps or self.model.stop_training:
+        if self.model.stop_training:
             self._act_once(logs)
 
     def act(self, logs):
-        run_folder.save_checkpoint(self.model, self._output_dir, self.step, self._keep)
+        run_folder.save_checkpoint(self._saved, self._output_dir, self.step, self._keep)
 
 
 class Evaluations(_Periodic):
@@ -225,30 +254,26 @@ class Evaluations(_Periodic):
 
     def __init__(
         self,
+        model,
         evaluate,
         start_step,
         frequency,
-        train_steps,
+        last,
         summaries=None,
         output_dir=None,
         patience=0,
     ):
-        super().__init__(start_step, frequency)
+        super().__init__(start_step, frequency, last)
+        self._evaluated = model
         self._evaluate = evaluate
         self._summaries = summaries
-        self._train_steps = train_steps
         self._output_dir = output_dir
         self._patience = patience
         self._best = output_dir and run_folder.best(output_dir)
         self.history = []
 
-    def on_train_batch_end(self, batch, logs=None):
-        super().on_train_batch_end(batch, logs)
-        if self.step == self._train_steps:
-            self._act_once(logs)
-
     def act(self, logs):
-        with averaged_weights(self.model):
+        with averaging.averaged_weights(self._evaluated):
             evaluation = self._evaluate()
             self._keep_best(evaluation.nats_per_token)
         self.history.append((self.step, evaluation))
@@ -266,7 +291,7 @@ class Evaluations(_Periodic):
         if self._best is None or nats < self._best[1]:
             self._best = self.step, nats
             if self._output_dir:
-                run_folder.save_best(self.model, self._output_dir, *self._best)
+                run_folder.save_best(self._evaluated, self._output_dir, *self._best)
         elif self._patience:
             worse = (self.step - self._best[0]) / self._frequency
             if worse >= self._patience:

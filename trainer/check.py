@@ -8,6 +8,7 @@ import tempfile
 import time
 
 from trainer import dataset
+from trainer import flops
 from trainer import run_folder
 from trainer import training
 
@@ -56,6 +57,7 @@ def check(run) -> str:
             f"optimizer state  {result.state_scalars:,} scalars",
             f"memory           {peak / 1e9:.2f} GB at the peak of this check",
             f"speed            {result.tokens_per_second:,.0f} tokens/s",
+            flops.report(result.flops_per_second, run.dtype),
             f"time             {hours:,.2f} hours for {run.train_steps:,} steps, "
             f"{run.train_steps * tokens / train_tokens:,.2f} passes over the data, "
             "evaluations not counted",

@@ -141,8 +141,7 @@ def training_batches(source, rows_per_batch, seed, start_step=0):
     permutation, and a start in the middle costs nothing.
 
     Yields:
-        (rows, rows, weights): int32 ids (B, T) as input and as labels, and
-        float32 weights (B, T), 0 for padding.
+        (rows, rows): int32 ids (B, T) as input and as labels.
     """
     import grain
 
@@ -154,7 +153,7 @@ def training_batches(source, rows_per_batch, seed, start_step=0):
         .batch(rows_per_batch, drop_remainder=True)
     )
     for batch in rows[start_step:].to_iter_dataset():
-        yield batch, batch, (batch != 0).astype("float32")
+        yield batch, batch
 
 
 def evaluation_batches(source, rows_per_batch):

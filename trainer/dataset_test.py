@@ -15,7 +15,7 @@ def source(data_dir):
 
 def batches(source, seed=0, start=0, count=4, rows=8):
     stream = dataset.training_batches(source, rows, seed, start)
-    return [rows for rows, _, _ in itertools.islice(stream, count)]
+    return [rows for rows, _ in itertools.islice(stream, count)]
 
 
 def test_a_batch_depends_on_seed_and_step_alone(source):
@@ -33,12 +33,6 @@ def test_every_epoch_has_every_row_in_another_order(source):
     rows = sorted(source[i][1].tolist() for i in range(count))
     for epoch in (first, second):
         assert sorted(batch[0].tolist() for batch in epoch) == rows
-
-
-def test_padding_has_no_weight(source):
-    rows, labels, weights = next(dataset.training_batches(source, 16, 0))
-    np.testing.assert_array_equal(rows, labels)
-    np.testing.assert_array_equal(weights, rows != 0)
 
 
 def test_evaluation_covers_every_row_once(source):

@@ -3,12 +3,11 @@
 import dataclasses
 import math
 
-import keras
 import numpy as np
-from keras import ops
 
-from trainer import callbacks
+from trainer import averaging
 from trainer import dataset
+from trainer import language_model
 from trainer import run_folder
 from trainer.errors import UsageError
 from trainer.tokenizer import EOS_ID
@@ -33,7 +32,7 @@ class Evaluation:
 
     @property
     def perplexity_per_token(self):
-        return _exp(self.nats_per_token)
+        return exp(self.nats_per_token)
 
     @property
     def perplexity_per_word(self):
@@ -41,7 +40,7 @@ class Evaluation:
 
         A sentence's end counts as a word, as in the literature on GBW.
         """
-        return _exp(self.nats / (self.words + self.sentences))
+        return exp(self.nats / (self.words + self.sentences))
 
     @property
     def bits_per_byte(self):
@@ -79,34 +78,17 @@ class Evaluation:
         )
 
 
-def _exp(nats):
+def exp(nats):
     """inf, not an error, for a model that has diverged."""
     return math.exp(nats) if nats < 700 else math.inf
-
-
-class _TokenScores(keras.layers.Layer):
-    """Nats of each token and whether it was the most likely; 0 for padding."""
-
-    def call(self, row, logits):
-        logits = ops.cast(logits, "float32")
-        real = ops.cast(ops.not_equal(row, PAD_ID), "float32")
-        nats = ops.sparse_categorical_crossentropy(row, logits, from_logits=True)
-        best = ops.cast(ops.argmax(logits, axis=-1), row.dtype)
-        correct = ops.cast(ops.equal(best, row), "float32")
-        return nats * real, correct * real
-
-
-def scorer(model):
-    """A Keras model from (B, T) ids to (B, T) nats and (B, T) hits."""
-    row = model.inputs[0]
-    return keras.Model(row, _TokenScores()(row, model.outputs[0]))
 
 
 def evaluate(scoring_model, source, rows_per_batch, max_batches=None):
     """Scores the rows of a split.
 
     Args:
-        scoring_model: result of `scorer`. It sees weights as they are now.
+        scoring_model: a `language_model.scoring_model` of `rows_per_batch` rows. It
+            sees weights as they are now.
         source: a `dataset.RowSource`.
         rows_per_batch: rows scored at a time; has no effect on the result.
         max_batches: None scores every row.
@@ -163,5 +145,6 @@ def evaluate_checkpoint(
                 f"{trained}: give the --data_dir of its training"
             )
     rows = dataset.rows_per_batch(tokens_per_batch, description.max_length)
-    with callbacks.averaged_weights(model):
-        return evaluate(scorer(model), source, rows, max_batches)
+    with averaging.averaged_weights(model):
+        scoring_model = language_model.scoring_model(model, rows)
+        return evaluate(scoring_model, source, rows, max_batches)

@@ -1,12 +1,20 @@
-"""Cross-entropy of next-token predictions, in nats."""
+"""Cross-entropy of next-token predictions, in nats, without all logits in memory.
+
+Shapes: n tokens, D hidden size, V vocabulary. The logits of n tokens are
+z = hidden @ transpose(embeddings), (n, V): the largest array of a language model. The
+functions here hold those of one chunk of tokens at a time.
+"""
 
 import keras
 from keras import ops
 
+# Logits of a chunk: 32 MB in float32.
+CHUNK_LOGITS = 2**23
+
 
 @keras.saving.register_keras_serializable("extreme_tensoring_trainer")
 class SmoothedCrossEntropy(keras.losses.Loss):
-    """Mean cross-entropy over tokens, the labels smoothed.
+    """Mean cross-entropy over tokens, the labels smoothed, from whole logits.
 
     loss = logsumexp(z) - sum_v q_v z_v,
     q_v = 1 - s for the label, s / (V - 1) for the others
@@ -25,15 +33,137 @@ class SmoothedCrossEntropy(keras.losses.Loss):
     def call(self, labels, logits):
         labels = ops.cast(labels, "int32")  # Keras hands them over as floats
         logits = ops.cast(logits, "float32")
-        nats = ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-        if not self.label_smoothing:
-            return nats
-        # The smoothed loss moves s/(V-1) per token to each other token:
-        # nats + s/(V-1) * sum_v (z_label - z_v).
-        vocab_size = logits.shape[-1]
-        others = self.label_smoothing / (vocab_size - 1)
+        logsumexp = ops.logsumexp(logits, axis=-1)
         label = ops.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-        return nats + others * (vocab_size * label - ops.sum(logits, axis=-1))
+        return _smoothed(
+            logsumexp,
+            label,
+            ops.sum(logits, axis=-1),
+            *_targets(self.label_smoothing, logits.shape[-1]),
+        )
 
     def get_config(self):
         return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
+def _targets(smoothing, vocab_size):
+    """Probability of the label above the others', and of each other."""
+    other = smoothing / (vocab_size - 1)
+    return 1 - smoothing - other, other
+
+
+def _smoothed(logsumexp, label, total, above, other):
+    """The loss from z's logsumexp, label entry and sum over the vocabulary."""
+    nats = logsumexp - above * label
+    return nats - other * total if other else nats
+
+
+def rows_per_chunk(rows, row_length, vocab_size):
+    """The most rows, of a batch of `rows`, that divide it and fit `CHUNK_LOGITS`."""
+    most = max(1, CHUNK_LOGITS // (row_length * vocab_size))
+    return max(r for r in range(1, min(rows, most) + 1) if rows % r == 0)
+
+
+def chunked_cross_entropy(hidden, embeddings, labels, weights, smoothing, chunk=None):
+    """What `SmoothedCrossEntropy` gives, chunk by chunk.
+
+    loss = sum_i weights_i * loss_i
+
+    The gradient is computed in the same pass, while the logits of a chunk are there:
+    with p = softmax(z), dloss/dz_i = weights_i * (p_i - q_i). Nothing is computed
+    twice.
+
+    Args:
+        hidden: (n, D), float32.
+        embeddings: (V, D), float32.
+        labels: (n,), integers.
+        weights: (n,), float32. No gradient flows to them.
+        smoothing: s.
+        chunk: tokens held at a time; it divides n. None: all.
+
+    Returns:
+        A scalar.
+    """
+    vocab_size, size = embeddings.shape
+    above, other = _targets(smoothing, vocab_size)
+
+    def of_chunk(h, e, y, w):
+        """Loss and its gradients, by hidden and by embeddings."""
+        z = ops.matmul(h, ops.transpose(e))
+        greatest = ops.max(z, axis=-1, keepdims=True)
+        exp = ops.exp(z - greatest)
+        sum_exp = ops.sum(exp, axis=-1, keepdims=True)
+        is_label = ops.equal(y[:, None], ops.arange(vocab_size, dtype=y.dtype))
+        label = ops.sum(ops.where(is_label, z, 0.0), axis=-1)
+        logsumexp = (greatest + ops.log(sum_exp))[:, 0]
+        total = ops.sum(z, axis=-1) if other else None
+        losses = _smoothed(logsumexp, label, total, above, other)
+        w_column = w[:, None]
+        dz = exp * (w_column / sum_exp) - ops.where(is_label, above * w_column, 0.0)
+        if other:
+            dz = dz - other * w_column
+        return (
+            ops.sum(losses * w),
+            ops.matmul(dz, e),
+            ops.matmul(ops.transpose(dz), h),
+        )
+
+    @ops.custom_gradient
+    def loss_of(hidden, embeddings):
+        if chunk is None:
+            loss, dh, de = of_chunk(hidden, embeddings, labels, weights)
+        else:
+
+            def add_chunk(i, sums):
+                loss, dh, de = sums
+                h, y, w = (_part(x, i, chunk) for x in (hidden, labels, weights))
+                more, dh_part, de_part = of_chunk(h, embeddings, y, w)
+                dh = ops.slice_update(dh, (i * chunk, 0), dh_part)
+                return loss + more, dh, de + de_part
+
+            zeros = (ops.zeros(()), ops.zeros_like(hidden), ops.zeros_like(embeddings))
+            loss, dh, de = ops.fori_loop(0, _count(labels, chunk), add_chunk, zeros)
+
+        def gradient(*args, upstream=None):
+            upstream = args[-1] if upstream is None else upstream
+            return dh * upstream, de * upstream
+
+        return loss, gradient
+
+    return loss_of(ops.reshape(hidden, (-1, size)), embeddings)
+
+
+def chunked_token_scores(hidden, embeddings, labels, chunk=None):
+    """Nats of every label, and 1.0 where it is the most likely token; (n,) each.
+
+    Arguments are those of `chunked_cross_entropy`.
+    """
+    kernel = ops.transpose(embeddings)
+
+    def of_chunk(h, y):
+        z = ops.matmul(h, kernel)
+        nats = ops.sparse_categorical_crossentropy(y, z, from_logits=True)
+        hits = ops.equal(ops.cast(ops.argmax(z, axis=-1), y.dtype), y)
+        return nats, ops.cast(hits, "float32")
+
+    if chunk is None:
+        return of_chunk(hidden, labels)
+
+    def add_chunk(i, scores):
+        parts = of_chunk(_part(hidden, i, chunk), _part(labels, i, chunk))
+        return tuple(
+            ops.slice_update(x, (i * chunk,), part) for x, part in zip(scores, parts)
+        )
+
+    zeros = ops.zeros_like(labels, dtype="float32")
+    return ops.fori_loop(0, _count(labels, chunk), add_chunk, (zeros, zeros))
+
+
+def _part(x, i, chunk):
+    """Entries i * chunk to (i + 1) * chunk of the first axis."""
+    rest = x.shape[1:]
+    return ops.slice(x, (i * chunk, *[0] * len(rest)), (chunk, *rest))
+
+
+def _count(labels, chunk):
+    return ops.shape(labels)[0] // chunk

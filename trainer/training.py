@@ -6,11 +6,14 @@ import time
 import keras
 import numpy as np
 
+from trainer import averaging
 from trainer import callbacks
 from trainer import dataset
 from trainer import evaluation
-from trainer import losses
-from trainer import optimizers
+from trainer import flops
+from trainer import gradient_norm
+from trainer import language_model
+from trainer import model_building
 from trainer import registry
 from trainer import run_folder
 from trainer.errors import UsageError
@@ -37,6 +40,8 @@ class Run:
     eval_batches: int = 0  # 0: the whole split
     checkpoint_frequency: int = 1000
     checkpoints_kept: int = 3
+    remat: bool = False  # compute blocks again for the gradient: less memory
+    profile: tuple | None = None  # (first, last) step to trace for TensorBoard
     label: str = ""  # of the progress bar
 
     def identity(self):
@@ -56,13 +61,14 @@ class Result:
     seconds: float  # training alone: the evaluations are not in it
     tokens_per_second: float
     train_loss: float  # of the last step
+    flops_per_second: float  # see `flops.per_token`
     evaluations: list  # (step, Evaluation)
     state_scalars: int
     checkpoint: str | None  # path of the last one
     interrupted_by: str | None = None  # SIGINT or SIGTERM
 
     def __str__(self):
-        optimizer = callbacks.inner(self.model.optimizer).name
+        optimizer = averaging.inner(self.model.optimizer).name
         lines = [
             f"step {self.steps:,}, optimizer {optimizer} with {self.state_scalars:,} "
             f"state scalars for {self.model.count_params():,} parameters",
@@ -76,7 +82,7 @@ class Result:
 
 def optimizer_state_scalars(optimizer):
     """Scalars of state: without counters, the rate, and averages of weights."""
-    optimizer = callbacks.inner(optimizer)
+    optimizer = averaging.inner(optimizer)
     if hasattr(optimizer, "state_size"):
         return optimizer.state_size
     counters = {"iteration", "learning_rate"}
@@ -85,66 +91,13 @@ def optimizer_state_scalars(optimizer):
     )
 
 
-def build(run, description):
-    """The compiled model of a run, at step 0."""
-    keras.utils.set_random_seed(run.seed)
-    make_model = registry.models.get(run.model)
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(run.dtype)
-    try:
-        model = make_model(run.hparams, description.vocab_size, description.max_length)
-    finally:
-        keras.config.set_dtype_policy(before)
-    if run.warm_start_from:
-        _take_weights(model, run.warm_start_from)
-    jit_compile = {"auto": "auto", "true": True, "false": False}
-    optimizer = optimizers.create(run.hparams)
-    if run.dtype == "mixed_float16":
-        # Here, not by `compile`: that would ask the policy again at every loading.
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    model.compile(
-        optimizer=optimizer,
-        loss=losses.SmoothedCrossEntropy(run.hparams.label_smoothing),
-        jit_compile=jit_compile[run.jit_compile],
-        auto_scale_loss=False,
-    )
-    model.optimizer.build(model.trainable_variables)
-    return model
-
-
-def _seed_dropout(model, seed, step):
-    """Makes the noise of a step depend on (seed, step) alone.
-
-    A layer's generator counts its calls. Keras does not save that count, so a
-    continued run would draw other noise than the run in one.
-    """
-    states = [v for v in model.variables if v.name == "seed_generator_state"]
-    for layer, state in enumerate(states):
-        (own,) = np.random.SeedSequence([seed, layer]).generate_state(1)
-        state.assign(np.array([own, step], dtype=state.dtype))
-
-
-def _take_weights(model, path):
-    """Gives a new model the weights of a checkpoint, if they fit."""
-    source = run_folder.load_checkpoint(path)
-    ours, theirs = ({v.path: v for v in m.weights} for m in (model, source))
-    for name in sorted(set(ours) | set(theirs)):
-        shapes = [tuple(w[name].shape) if name in w else None for w in (ours, theirs)]
-        if shapes[0] != shapes[1] and "seed_generator" not in name:
-            raise UsageError(
-                f"{path} cannot start this model: {name} has shape {shapes[1]} there "
-                f"and {shapes[0]} here"
-            )
-    for name in set(ours) & set(theirs):
-        ours[name].assign(theirs[name])
-
-
-def train(run, on_start=None) -> Result:
+def train(run, on_start=None, extra_callbacks=()) -> Result:
     """Trains, or continues from the newest checkpoint in `run.output_dir`.
 
     Args:
         run: a `Run`.
         on_start: called when all is checked, before the first step.
+        extra_callbacks: Keras callbacks, called before the run's own.
 
     Raises:
         UsageError: data is missing, the batch is smaller than a row, a name is
@@ -160,9 +113,9 @@ def train(run, on_start=None) -> Result:
 
         tf.config.experimental.enable_op_determinism()
     if not run.output_dir:
-        return _train(run, data, on_start)
+        return _train(run, data, on_start, extra_callbacks)
     with run_folder.lock(run.output_dir):
-        return _train(run, data, on_start)
+        return _train(run, data, on_start, extra_callbacks)
 
 
 class _Data:
@@ -190,13 +143,15 @@ class _Data:
         return {"data": facts | {"train_rows": len(self.train)}}
 
 
-def _train(run, data, on_start):
+def _train(run, data, on_start, extra_callbacks):
     newest = None
     if run.output_dir:
         run_folder.write_config(run.output_dir, run.identity() | data.identity())
         newest = run_folder.latest_checkpoint(run.output_dir)
     model = (
-        run_folder.load_checkpoint(newest) if newest else build(run, data.description)
+        run_folder.load_checkpoint(newest)
+        if newest
+        else model_building.build(run, data.description)
     )
     start_step = int(model.optimizer.iterations)
     if start_step >= run.train_steps:
@@ -207,17 +162,40 @@ def _train(run, data, on_start):
 
     if on_start:
         on_start()
-    _seed_dropout(model, run.seed, start_step)
-    tokens_per_step = data.tokens_per_step
-    scoring_model = evaluation.scorer(model)
+    model_building.seed_dropout(model, run.seed, start_step)
+    for layer in model.layers:
+        if hasattr(layer, "remat"):
+            layer.remat = run.remat
+    scoring_model = language_model.scoring_model(model, data.rows)
 
     def evaluate():
         return evaluation.evaluate(scoring_model, data.dev, data.rows, run.eval_batches)
 
+    jit_compile = {"auto": "auto", "true": True, "false": False}
+    trained = language_model.training_model(
+        model, run.hparams.label_smoothing, data.rows
+    )
+    optimizer = model.optimizer
+    if run.output_dir:
+        optimizer = gradient_norm.GradientNorm(optimizer)
+    trained.compile(
+        optimizer=optimizer,
+        loss=language_model.PassedThrough(),
+        jit_compile=jit_compile[run.jit_compile],
+        auto_scale_loss=False,
+    )
+    flops_per_token = flops.per_token(model, run.hparams, data.description.max_length)
     summaries = None
     if run.output_dir:
-        summaries = callbacks.Summaries(run.output_dir, start_step, tokens_per_step)
+        summaries = callbacks.Summaries(
+            run.output_dir,
+            start_step,
+            data.tokens_per_step,
+            flops_per_token,
+            4 * optimizer_state_scalars(model.optimizer),
+        )
     evaluations = callbacks.Evaluations(
+        model,
         evaluate,
         start_step,
         run.eval_frequency,
@@ -229,15 +207,19 @@ def _train(run, data, on_start):
     clock = _Clock()
     interruption = callbacks.Interruption()
     active = [
+        *extra_callbacks,
         callbacks.StepLosses(),
         clock,
         interruption,
-        callbacks.ProgressBar(start_step, run.train_steps, tokens_per_step, run.label),
+        callbacks.ProgressBar(
+            start_step, run.train_steps, data.tokens_per_step, run.label
+        ),
         evaluations,
     ]
     if run.output_dir:
         active.append(
             callbacks.Checkpoints(
+                model,
                 run.output_dir,
                 start_step,
                 run.checkpoint_frequency,
@@ -245,8 +227,10 @@ def _train(run, data, on_start):
                 run.train_steps,
             )
         )
+        if run.profile:
+            active.append(callbacks.Profile(run.output_dir, start_step, *run.profile))
         active.append(summaries)  # last: it closes its file at the end
-    model.fit(
+    trained.fit(
         dataset.training_batches(data.train, data.rows, run.seed, start_step),
         steps_per_epoch=run.train_steps - start_step,
         epochs=1,
@@ -254,12 +238,14 @@ def _train(run, data, on_start):
         verbose=0,
         callbacks=active,
     )
+    speed = clock.steps * data.tokens_per_step / (clock.seconds or np.inf)
     return Result(
         model=model,
         steps=start_step + clock.ended,
         seconds=clock.seconds,
-        tokens_per_second=clock.steps * tokens_per_step / (clock.seconds or np.inf),
+        tokens_per_second=speed,
         train_loss=clock.loss,
+        flops_per_second=speed * flops_per_token,
         evaluations=evaluations.history,
         state_scalars=optimizer_state_scalars(model.optimizer),
         checkpoint=run.output_dir and str(run_folder.latest_checkpoint(run.output_dir)),

@@ -9,6 +9,8 @@ import pytest
 from conftest import PROBLEM
 from trainer import dataset
 from trainer import evaluation
+from trainer import language_model
+from trainer import model_building
 from trainer import optimizers
 from trainer import registry
 from trainer import run_folder
@@ -80,9 +82,9 @@ def test_evaluation_is_the_sum_over_tokens(trained, data_dir):
     log_p = z - np.log(np.exp(z).sum(-1, keepdims=True))
     nats = -np.take_along_axis(log_p, rows[..., None], -1)[..., 0] * (rows != 0)
     hits = (z.argmax(-1) == rows) & (rows != 0)
-    scoring_model = evaluation.scorer(result.model)
     split = dataset.load_description(data_dir, PROBLEM).splits["dev"]
     for batch in (5, len(source)):
+        scoring_model = language_model.scoring_model(result.model, batch)
         found = evaluation.evaluate(scoring_model, source, batch)
         np.testing.assert_allclose(found.nats, nats.sum(), rtol=1e-5)
         assert found.correct == hits.sum()
@@ -92,8 +94,8 @@ def test_evaluation_is_the_sum_over_tokens(trained, data_dir):
     np.testing.assert_allclose(
         found.perplexity_per_word, np.exp(nats.sum() / words), rtol=1e-4
     )
-    part = evaluation.evaluate(scoring_model, source, 4, max_batches=2)
-    assert part.tokens == (rows[:8] != 0).sum()
+    part = evaluation.evaluate(scoring_model, source, batch, max_batches=1)
+    assert part.tokens == (rows != 0).sum()
 
 
 def test_checkpoint_evaluates_to_the_same_figures(trained, data_dir):
@@ -113,7 +115,21 @@ def test_summaries_are_written(trained):
     )
     events.Reload()
     tags = events.Tags()["tensors"]
-    assert {"train/loss", "train/learning_rate", "dev/perplexity_per_word"} <= set(tags)
+    assert {
+        "train/loss",
+        "train/perplexity_per_token",
+        "train/learning_rate",
+        "train/gradient_norm",
+        "train/tokens_per_second",
+        "train/model_flops_per_second",
+        "optimizer/state_bytes",
+        "dev/perplexity_per_word",
+    } <= set(tags)
+    (state,) = events.Tensors("optimizer/state_bytes")
+    assert state.tensor_proto.float_val[0] == 4 * result.state_scalars
+    assert all(
+        e.tensor_proto.float_val[0] > 0 for e in events.Tensors("train/gradient_norm")
+    )
     assert [e.step for e in events.Tensors("train/loss")] == list(range(20, 401, 20))
 
 
@@ -124,6 +140,13 @@ def test_sampling_is_seeded_text(trained, data_dir):
     assert first == sampling.sample(result.model, processor, 2, seed=1)
     assert first != sampling.sample(result.model, processor, 2, seed=2)
     assert len(first) == 2
+
+
+def test_steps_are_profiled(data_dir, tmp_path):
+    """A trace for TensorBoard's profiler; the run goes on after it."""
+    profiled = dataclasses.replace(run(data_dir, tmp_path, 6), profile=(3, 4))
+    assert training.train(profiled).steps == 6
+    assert list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))
 
 
 @pytest.mark.parametrize("optimizer", ["et2", "et2_rank1", "adam"])
@@ -188,7 +211,7 @@ def test_accumulated_batches_are_one_large_batch(data_dir):
             learning_rate_schedule="constant",
             learning_rate_constant=0.5,
         )
-        model = training.build(
+        model = model_building.build(
             dataclasses.replace(run(data_dir), hparams=hparams),
             dataset.load_description(data_dir, PROBLEM),
         )

@@ -74,24 +74,37 @@ class SelfAttention(layers.Layer):
             )
             dense.build(input_shape)
             setattr(self, f"{name}_dense", dense)
-        self.weights_dropout = layers.Dropout(self.dropout, dtype=self.dtype_policy)
 
-    def call(self, x, mask, training=None):
-        """(B, T, D), (B, T, T) -> (B, T, D)."""
+    def call(self, x, mask, cache=None, at=0, seed=None):
+        """Attends from T positions to S: the same ones, or those of a cache.
+
+        Args:
+            x: (B, T, D).
+            mask: (B, T, S), true where a position may be seen.
+            cache: None, or keys and values of S positions, (B, S, H, D/H) each.
+            at: where in the cache the T positions stand.
+            seed: of the dropout of attention weights; None: no dropout.
+
+        Returns:
+            (B, T, D), and the keys and values of all S positions.
+        """
         heads = (x.shape[1], self.num_heads, x.shape[-1] // self.num_heads)
         q, k, v = (
             ops.reshape(dense(x), (-1, *heads))  # (B, T, H, D/H)
             for dense in (self.query_dense, self.key_dense, self.value_dense)
         )
-        mask = mask[:, None]  # (B, 1, T, T)
-        if self.dropout and training:
+        if cache is not None:
+            start = (0, at, 0, 0)
+            k, v = (ops.slice_update(c, start, new) for c, new in zip(cache, (k, v)))
+        mask = mask[:, None]  # (B, 1, T, S)
+        if self.dropout and seed is not None:
             scores = ops.einsum("bthd,bshd->bhts", q, k) / heads[-1] ** 0.5
             weights = layers.Softmax(dtype=self.dtype_policy)(scores, mask)
-            weights = self.weights_dropout(weights, training=True)
+            weights = _dropout(weights, self.dropout, seed)
             out = ops.einsum("bhts,bshd->bthd", weights, v)
         else:
             out = ops.dot_product_attention(q, k, v, mask=mask)
-        return self.output_dense(ops.reshape(out, (-1, *x.shape[1:])))
+        return self.output_dense(ops.reshape(out, (-1, *x.shape[1:]))), (k, v)
 
     def get_config(self):
         return {
@@ -101,28 +114,112 @@ class SelfAttention(layers.Layer):
         }
 
 
-def _block(x, mask, hparams, name):
-    """Pre-norm sub-layers with residuals: attention, then feed-forward."""
+class _Drawn(keras.random.SeedGenerator):
+    """A seed that was drawn before: a block computed again has the same noise."""
 
-    def residual(x, y):
-        rate = hparams.layer_prepostprocess_dropout
-        return x + layers.Dropout(rate)(y)
+    def __init__(self, seed):
+        self._seed = seed
 
-    def normalized(x, sublayer):
-        return layers.LayerNormalization(epsilon=1e-6, name=f"{name}_{sublayer}_norm")(
-            x
+    def next(self, ordered=True):
+        return self._seed
+
+
+def _dropout(x, rate, seed):
+    """Dropout with a seed that was drawn; None: none."""
+    if seed is None or not rate:
+        return x
+    return keras.random.dropout(x, rate, seed=_Drawn(seed))
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Block(layers.Layer):
+    """Pre-norm sub-layers with residuals: attention, then feed-forward.
+
+    y = x + dropout(attention(norm(x)))
+    out = y + dropout(W2 dropout(relu(W1 norm(y) + b1)) + b2)
+
+    With `remat` set, what is inside is computed again for the gradient, and only the
+    input of the block stays in memory.
+    """
+
+    remat = False
+
+    def __init__(
+        self,
+        num_heads,
+        filter_size,
+        dropout=0.0,
+        attention_dropout=0.0,
+        relu_dropout=0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.filter_size = filter_size
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.relu_dropout = relu_dropout
+        rates = (dropout, attention_dropout, relu_dropout)
+        self._seeds = keras.random.SeedGenerator() if any(rates) else None
+
+    def build(self, input_shape):
+        def norm(name):
+            return layers.LayerNormalization(
+                epsilon=1e-6, name=name, dtype=self.dtype_policy
+            )
+
+        def dense(units, name, activation=None):
+            return layers.Dense(units, activation, name=name, dtype=self.dtype_policy)
+
+        wide = (*input_shape[:-1], self.filter_size)
+        self.attention_norm = norm("attention_norm")
+        self.attention = SelfAttention(
+            self.num_heads,
+            self.attention_dropout,
+            name="attention",
+            dtype=self.dtype_policy,
         )
+        self.ffn_norm = norm("ffn_norm")
+        self.ffn_in = dense(self.filter_size, "ffn_in", "relu")
+        self.ffn_out = dense(input_shape[-1], "ffn_out")
+        for layer in (self.attention_norm, self.attention, self.ffn_norm, self.ffn_in):
+            layer.build(input_shape)
+        self.ffn_out.build(wide)
 
-    attention = SelfAttention(
-        hparams.num_heads, hparams.attention_dropout, name=f"{name}_attention"
-    )
-    x = residual(x, attention(normalized(x, "attention"), mask))
-    y = layers.Dense(hparams.filter_size, activation="relu", name=f"{name}_ffn_in")(
-        normalized(x, "ffn")
-    )
-    y = layers.Dropout(hparams.relu_dropout)(y)
-    y = layers.Dense(hparams.hidden_size, name=f"{name}_ffn_out")(y)
-    return residual(x, y)
+    def call(self, x, mask, training=None):
+        """(B, T, D), (B, T, T) -> (B, T, D)."""
+        seeds = [None] * 4
+        if training and self._seeds is not None:
+            # One draw a step: the generator counts steps, which `training` sets.
+            drawn = self._seeds.next()
+            seeds = [drawn + ops.array([k, 0], drawn.dtype) for k in range(4)]
+
+        def block(x):
+            return self._apply(x, mask, None, 0, seeds)[0]
+
+        return keras.remat(block)(x) if training and self.remat else block(x)
+
+    def decode(self, x, mask, cache, at):
+        """What `SelfAttention` does with a cache, for the whole block."""
+        return self._apply(x, mask, cache, at, [None] * 4)
+
+    def _apply(self, x, mask, cache, at, seeds):
+        out, cache = self.attention(
+            self.attention_norm(x), mask, cache=cache, at=at, seed=seeds[0]
+        )
+        x = x + _dropout(out, self.dropout, seeds[1])
+        wide = _dropout(self.ffn_in(self.ffn_norm(x)), self.relu_dropout, seeds[2])
+        return x + _dropout(self.ffn_out(wide), self.dropout, seeds[3]), cache
+
+    def get_config(self):
+        names = (
+            "num_heads",
+            "filter_size",
+            "dropout",
+            "attention_dropout",
+            "relu_dropout",
+        )
+        return super().get_config() | {name: getattr(self, name) for name in names}
 
 
 @registry.models.register
@@ -152,7 +249,14 @@ def transformer_lm(hparams, vocab_size, max_length):
     x = TimingSignal(name="timing_signal")(x, positions)
     x = layers.Dropout(hparams.layer_prepostprocess_dropout)(x)
     for i in range(hparams.num_hidden_layers):
-        x = _block(x, mask, hparams, name=f"layer_{i}")
+        x = Block(
+            hparams.num_heads,
+            hparams.filter_size,
+            hparams.layer_prepostprocess_dropout,
+            hparams.attention_dropout,
+            hparams.relu_dropout,
+            name=f"layer_{i}",
+        )(x, mask)
     x = layers.LayerNormalization(epsilon=1e-6, name="final_norm")(x)
     logits = embedding(x, reverse=True)
     return keras.Model(row, logits, name="transformer_lm")

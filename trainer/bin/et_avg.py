@@ -32,19 +32,19 @@ def main(argv):
     import numpy as np
     from keras import ops
 
-    from trainer import callbacks
+    from trainer import averaging
 
     sums = None
     for path in paths:
         model = run_folder.load_checkpoint(path)
-        with callbacks.averaged_weights(model):
+        with averaging.averaged_weights(model):
             weights = [
                 np.asarray(ops.convert_to_numpy(v), "float64")
                 for v in model.trainable_variables
             ]
         sums = weights if sums is None else [a + b for a, b in zip(sums, weights)]
     averages = [total / len(paths) for total in sums]
-    callbacks.set_averaged_weights(model, averages)
+    averaging.set_averaged_weights(model, averages)
     written = run_folder.save_model(model, _OUTPUT_DIR.value, "average.keras")
     print(f"{written}: the average of {', '.join(p.name for p in paths)}")
 

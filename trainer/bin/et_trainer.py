@@ -73,6 +73,12 @@ _REGISTRY_HELP = flags.DEFINE_bool(
 _PRINT_HPARAMS = flags.DEFINE_bool(
     "print_hparams", False, "Print the hyperparameters of this run, and end."
 )
+_REMAT = flags.DEFINE_bool(
+    "remat", False, "Compute the blocks again for the gradient: slower, less memory."
+)
+_PROFILE = flags.DEFINE_list(
+    "profile", None, "FIRST,LAST step to trace for TensorBoard's profiler."
+)
 _JIT_COMPILE = flags.DEFINE_enum(
     "xla_compile",
     "auto",
@@ -103,10 +109,11 @@ def main(argv):
     registry.problems.get(_PROBLEM.value)
     dataset.load_description(_DATA_DIR.value, _PROBLEM.value)
     from trainer import check
+    from trainer import flops
     from trainer import run_folder
     from trainer import training
 
-    run = training.Run(
+    settings = training.Run(
         problem=_PROBLEM.value,
         model=_MODEL.value,
         data_dir=_DATA_DIR.value,
@@ -123,22 +130,42 @@ def main(argv):
         deterministic=_DETERMINISTIC.value,
         warm_start_from=_WARM_START.value,
         patience=_PATIENCE.value,
+        remat=_REMAT.value,
+        profile=profile_steps(_PROFILE.value),
     )
     if _CHECK.value:
-        print(check.check(run))
+        print(check.check(settings))
         return 0
     result = training.train(
-        run,
+        settings,
         on_start=lambda: run_folder.record_start(
             _OUTPUT_DIR.value, runner.flags_text(__name__)
         ),
     )
     print(result)
+    print(flops.report(result.flops_per_second, settings.dtype))
     print(f"checkpoint: {result.checkpoint}")
     if result.interrupted_by:
         print(f"interrupted by {result.interrupted_by}: the same command continues")
         return 128 + signal.Signals[result.interrupted_by]
     return 0
+
+
+def profile_steps(items):
+    """("5", "9") -> (5, 9)."""
+    from trainer.errors import UsageError
+
+    if items is None:
+        return None
+    try:
+        first, last = map(int, items)
+    except ValueError:
+        first, last = 0, 0
+    if not 1 <= first <= last:
+        raise UsageError(
+            f"--profile={','.join(items)} is not FIRST,LAST with 1 <= FIRST <= LAST"
+        )
+    return first, last
 
 
 run = runner.entry_point(main, __doc__, __name__)

@@ -1,0 +1,310 @@
+r"""Tokens per second of training, beside a GPT-2 of the same size by other libraries.
+
+    python -m benchmarks.trainer_throughput [--hparams_set=transformer_small] \
+        [--batch_size=2048] [--vocab_size=8192] [--rounds=3] [--steps=20] \
+        [--torch_python=PYTHON] [--jax_python=PYTHON]
+
+Each contestant trains in a process of its own, float32, no dropout, rows of 256
+tokens; they take turns. A figure is the fastest turn, wall-clock time over the steps
+after those that compile. Ours is `training.train` itself, on packed rows from disk.
+PYTHON is an interpreter with torch and transformers, or with jax, flax and optax; a
+contestant whose libraries are missing is left out, and the table says so.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import flags
+
+from trainer.bin import runner
+
+_HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_small", "Model.")
+_TOKENS = flags.DEFINE_integer("batch_size", 2048, "Tokens of a step.")
+_VOCAB = flags.DEFINE_integer("vocab_size", 8192, "Tokens of the vocabulary.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Turns of each contestant.")
+_STEPS = flags.DEFINE_integer("steps", 20, "Timed steps of a turn.")
+_TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "Interpreter.")
+_JAX_PYTHON = flags.DEFINE_string("jax_python", sys.executable, "Interpreter.")
+_CONTESTANTS = flags.DEFINE_list("contestants", None, "Some of them. Default: all.")
+_WORKER = flags.DEFINE_string("worker", None, "Internal: the contestant to run.")
+_LENGTH = 256
+_WARMUP = 4
+
+
+def main(argv):
+    runner.no_arguments(argv)
+    if _WORKER.value:
+        print(json.dumps(CONTESTANTS[_WORKER.value][0]()))
+        return
+    from benchmarks.measure import environment
+
+    figures = {name: [] for name in _CONTESTANTS.value or CONTESTANTS}
+    reasons = {}
+    for _ in range(_ROUNDS.value):
+        for name in figures:
+            outcome = _turn(name)
+            if isinstance(outcome, str):
+                reasons[name] = outcome
+            else:
+                figures[name].append(outcome)
+    print(
+        f"{_HPARAMS_SET.value}, {_TOKENS.value} tokens a step, {_VOCAB.value} tokens "
+        f"of vocabulary, {environment()}\n"
+    )
+    print("| contestant | versions | tokens/s | / ours |\n|---|---|---|---|")
+    best = {
+        n: max(f["tokens_per_second"] for f in fs) for n, fs in figures.items() if fs
+    }
+    for name, speed in best.items():
+        ratio = f"{speed / best['ours']:.2f}" if "ours" in best else ""
+        print(f"| {name} | {figures[name][0]['versions']} | {speed:,.0f} | {ratio} |")
+    for name, reason in reasons.items():
+        print(f"| {name} | not run: {reason} | | |")
+
+
+def _turn(name):
+    """Figures of one turn, or why there are none."""
+    _, backend, python = CONTESTANTS[name]
+    command = [
+        sys.executable if python is None else python.value,
+        *("-m", "benchmarks.trainer_throughput", f"--worker={name}"),
+        *(f"--{f.name}={f.value}" for f in (_HPARAMS_SET, _TOKENS, _VOCAB, _STEPS)),
+    ]
+    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or ["no output"])[-1]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _hparams():
+    import dataclasses
+
+    from trainer import registry
+
+    return dataclasses.replace(
+        registry.hparams_sets.get(_HPARAMS_SET.value)(),
+        batch_size=_TOKENS.value,
+        layer_prepostprocess_dropout=0.0,
+        attention_dropout=0.0,
+        relu_dropout=0.0,
+        label_smoothing=0.0,
+    )
+
+
+def _random_rows(count):
+    """Rows of a seeded generator; a sentence has 25 tokens on average, as in GBW."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    rows = rng.integers(2, _VOCAB.value, (count, _LENGTH), "int32")
+    rows[rng.random(rows.shape) < 1 / 25] = 1
+    return rows
+
+
+def _timed_steps(step):
+    """Tokens per second of a function that takes a step and waits for it."""
+    for _ in range(_WARMUP):
+        step()
+    start = time.perf_counter()
+    for _ in range(_STEPS.value):
+        step()
+    return _STEPS.value * _TOKENS.value / (time.perf_counter() - start)
+
+
+def _ours(optimizer="et2", causal_only=False, **hparams):
+    import dataclasses
+
+    import keras
+
+    from trainer import training
+    from trainer import transformer
+
+    if causal_only:
+        transformer.PackedRow = _causal_row_layer()
+
+    class Stopwatch(keras.callbacks.Callback):
+        ends = []
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.ends.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as data_dir:
+        _write_data(data_dir)
+        run = training.Run(
+            problem=_PROBLEM,
+            data_dir=data_dir,
+            hparams=dataclasses.replace(_hparams(), optimizer=optimizer, **hparams),
+            train_steps=_WARMUP + _STEPS.value,
+            eval_frequency=10**9,
+            eval_batches=1,
+        )
+        training.train(run, extra_callbacks=[Stopwatch()])
+    ends = Stopwatch.ends[_WARMUP - 1 :]
+    # The evaluation after the last step is not in: callbacks of a run come later.
+    seconds = ends[-1] - ends[0]
+    backend = keras.backend.backend()
+    return _figures(_STEPS.value * _TOKENS.value / seconds, "keras", backend)
+
+
+_PROBLEM = "languagemodel_lm1b8k_packed"
+
+
+def _write_data(data_dir):
+    """Random rows, as a data set that et-datagen could have written."""
+    import dataclasses
+    import pathlib
+
+    from array_record.python import array_record_module
+
+    from trainer import dataset
+
+    paths = dataset.Paths(data_dir, _PROBLEM)
+    rows = _random_rows(256)
+    for split in ("train", "dev"):
+        writer = array_record_module.ArrayRecordWriter(
+            str(paths.rows(split)), "group_size:1"
+        )
+        for row in rows:
+            writer.write(dataset.encode_row(row, 0, 0, _LENGTH))
+        writer.close()
+    counts = dataset.Split(rows=len(rows), tokens=rows.size)
+    description = dataset.Description(
+        _PROBLEM, _VOCAB.value, _LENGTH, "", {"train": counts, "dev": counts}
+    )
+    pathlib.Path(paths.description).write_text(
+        json.dumps(dataclasses.asdict(description))
+    )
+
+
+def _causal_row_layer():
+    """`PackedRow` of a model that knows of no packing: what its masks cost."""
+    from keras import layers
+    from keras import ops
+
+    class CausalRow(layers.Layer):
+        def call(self, row):
+            shifted = ops.concatenate([ops.ones_like(row[:, :1]), row[:, :-1]], axis=1)
+            steps = ops.arange(row.shape[1])
+            mask = (steps[:, None] >= steps[None, :])[None]
+            return shifted, mask, ops.zeros_like(row) + steps
+
+    return CausalRow
+
+
+def _hugging_face(compiled):
+    import torch
+    import transformers
+
+    hparams = _hparams()
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=_VOCAB.value,
+            n_positions=_LENGTH,
+            n_embd=hparams.hidden_size,
+            n_layer=hparams.num_hidden_layers,
+            n_head=hparams.num_heads,
+            n_inner=hparams.filter_size,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            use_cache=False,
+        )
+    ).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
+    forward = torch.compile(model) if compiled else model
+    rows = torch.from_numpy(_random_rows(_TOKENS.value // _LENGTH)).long()
+
+    def step():
+        loss = forward(input_ids=rows, labels=rows).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return _figures(_timed_steps(step), "torch", "transformers")
+
+
+def _flax():
+    import flax.linen as nn
+    import jax
+    import optax
+
+    hparams = _hparams()
+    size = hparams.hidden_size
+
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, mask):
+            attention = nn.MultiHeadDotProductAttention(
+                hparams.num_heads, use_bias=False, deterministic=True
+            )
+            y = nn.LayerNorm()(x)
+            x = x + attention(y, y, mask=mask)
+            y = nn.relu(nn.Dense(hparams.filter_size)(nn.LayerNorm()(x)))
+            return x + nn.Dense(size)(y)
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, rows):
+            embed = nn.Embed(_VOCAB.value, size)
+            places = self.param("places", nn.initializers.normal(), (_LENGTH, size))
+            x = embed(rows) + places
+            mask = nn.make_causal_mask(rows)
+            for _ in range(hparams.num_hidden_layers):
+                x = Block()(x, mask)
+            return embed.attend(nn.LayerNorm()(x))
+
+    model = Model()
+    rows = _random_rows(_TOKENS.value // _LENGTH)
+    parameters = jax.jit(model.init)(jax.random.key(0), rows)
+    optimizer = optax.adam(1e-4)
+
+    def update(parameters, state):
+        def loss_of(parameters):
+            logits = model.apply(parameters, rows)[:, :-1]
+            nats = optax.softmax_cross_entropy_with_integer_labels(logits, rows[:, 1:])
+            return nats.mean()
+
+        loss, gradients = jax.value_and_grad(loss_of)(parameters)
+        updates, state = optimizer.update(gradients, state)
+        return optax.apply_updates(parameters, updates), state, loss
+
+    update = jax.jit(update, donate_argnums=(0, 1))
+    state = optimizer.init(parameters)
+
+    def step():
+        nonlocal parameters, state
+        parameters, state, loss = update(parameters, state)
+        return float(loss)
+
+    return _figures(_timed_steps(step), "jax", "flax", "optax")
+
+
+def _figures(tokens_per_second, *libraries):
+    import importlib
+
+    versions = [f"{n} {importlib.import_module(n).__version__}" for n in libraries]
+    return {"tokens_per_second": tokens_per_second, "versions": ", ".join(versions)}
+
+
+# Name: what it runs, its Keras backend, the interpreter's flag.
+CONTESTANTS = {
+    "ours": (_ours, "tensorflow", None),
+    "ours_adam": (lambda: _ours("adam"), "tensorflow", None),
+    "ours_causal_only": (lambda: _ours(causal_only=True), "tensorflow", None),
+    "ours_on_jax": (_ours, "jax", _JAX_PYTHON),
+    "hugging_face": (lambda: _hugging_face(False), "torch", _TORCH_PYTHON),
+    "hugging_face_compiled": (lambda: _hugging_face(True), "torch", _TORCH_PYTHON),
+    "flax_optax": (_flax, "jax", _JAX_PYTHON),
+}
+
+run = runner.entry_point(main, __doc__, __name__)
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,40 @@
+"""Moving averages of a model's weights, which its optimizer may keep (EMA)."""
+
+import contextlib
+
+from keras import ops
+
+
+def inner(optimizer):
+    """The optimizer itself, inside those that scale the loss or watch."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
+
+
+@contextlib.contextmanager
+def averaged_weights(model):
+    """Within, the model has the moving averages of its weights, if it keeps any."""
+    optimizer = inner(model.optimizer)
+    if not optimizer.use_ema:
+        yield
+        return
+    variables = model.trainable_variables
+    raw = [ops.convert_to_numpy(v) for v in variables]
+    for variable, average in zip(variables, optimizer._model_variables_moving_average):
+        # A copy: on JAX two variables of one array would both be given away.
+        variable.assign(ops.convert_to_numpy(average))
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, raw):
+            variable.assign(value)
+
+
+def set_averaged_weights(model, values):
+    """Gives a model weights that are to be used, not trained further."""
+    optimizer = inner(model.optimizer)
+    kept = optimizer._model_variables_moving_average if optimizer.use_ema else []
+    for variables in (model.trainable_variables, kept):
+        for variable, value in zip(variables, values):
+            variable.assign(value)

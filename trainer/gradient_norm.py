@@ -1,0 +1,66 @@
+"""An optimizer that also keeps the norm of the last gradient."""
+
+import keras
+from keras import ops
+
+
+class GradientNorm(keras.optimizers.Optimizer):
+    """Passes everything on to `inner_optimizer`; `norm` is for who watches.
+
+    norm = sqrt(sum over variables and entries of g^2), before clipping, and without
+    the loss scale of mixed_float16.
+
+    It is put around the optimizer of a run, never saved, so that checkpoints do not
+    depend on it.
+    """
+
+    def __init__(self, inner_optimizer):
+        super().__init__(learning_rate=0.0, name="gradient_norm")
+        self.inner_optimizer = inner_optimizer
+
+    def build(self, variables):
+        self.norm = self.add_variable(shape=(), dtype="float32", name="norm")
+        if not self.inner_optimizer.built:
+            self.inner_optimizer.build(variables)
+        super().build(variables)
+
+    @property
+    def variables(self):
+        return self._variables + self.inner_optimizer.variables
+
+    def apply(self, grads, trainable_variables=None):
+        if not self.built:
+            self.build(trainable_variables)
+        self.norm.assign(self._norm_of(grads))
+        self.inner_optimizer.apply(grads, trainable_variables)
+
+    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
+        # JAX: an optimizer that scales the loss can only be called this way.
+        own = len(self._variables)
+        mapping = list(zip(self.variables, optimizer_variables))
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            self.norm.assign(self._norm_of(grads))
+        values, inner = self.inner_optimizer.stateless_apply(
+            optimizer_variables[own:], grads, trainable_variables
+        )
+        return values, [scope.get_current_value(v) for v in self._variables] + inner
+
+    def _norm_of(self, grads):
+        squares = [
+            ops.sum(ops.square(ops.cast(g, "float32"))) for g in grads if g is not None
+        ]
+        return ops.sqrt(sum(squares)) / self.inner_optimizer.scale_loss(1.0)
+
+    @property
+    def learning_rate(self):
+        return self.inner_optimizer.learning_rate
+
+    @property
+    def iterations(self):
+        return self.inner_optimizer.iterations
+
+    def scale_loss(self, loss):
+        return self.inner_optimizer.scale_loss(loss)
+
+    def finalize_variable_values(self, variables):
+        self.inner_optimizer.finalize_variable_values(variables)
