@@ -167,14 +167,14 @@ def _write_data(data_dir):
     rows = _random_rows(256)
     for split in ("train", "dev"):
         writer = array_record_module.ArrayRecordWriter(
-            str(paths.rows(split)), "group_size:1"
+            str(paths.rows(split, _LENGTH)), "group_size:1"
         )
         for row in rows:
             writer.write(dataset.encode_row(row, 0, 0, _LENGTH))
         writer.close()
-    counts = dataset.Split(rows=len(rows), tokens=rows.size)
+    counts = dataset.Split(rows={_LENGTH: len(rows)}, tokens=rows.size)
     description = dataset.Description(
-        _PROBLEM, _VOCAB.value, _LENGTH, "", {"train": counts, "dev": counts}
+        _PROBLEM, _VOCAB.value, _LENGTH, True, "", {"train": counts, "dev": counts}
     )
     pathlib.Path(paths.description).write_text(
         json.dumps(dataclasses.asdict(description))

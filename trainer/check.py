@@ -45,8 +45,8 @@ def check(run) -> str:
             raise AssertionError("the checkpoint that was written is not what is read")
         size = pathlib.Path(result.checkpoint).stat().st_size
     description = dataset.load_description(run.data_dir, run.problem)
-    tokens = run.hparams.batch_size // description.max_length * description.max_length
-    train_tokens = description.splits["train"].rows * description.max_length
+    tokens = description.tokens_per_batch(run.hparams.batch_size)
+    train_tokens = description.splits["train"].cells
     hours = run.train_steps * tokens / result.tokens_per_second / 3600
     files = run.checkpoints_kept + 2  # the best one, and one that is being written
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

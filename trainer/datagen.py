@@ -1,5 +1,6 @@
-"""Text -> SentencePiece model and packed rows."""
+"""Text -> SentencePiece model and rows."""
 
+import bisect
 import collections
 import dataclasses
 import itertools
@@ -12,6 +13,8 @@ from trainer import packing
 from trainer import problems
 from trainer import tokenizer
 from trainer.errors import UsageError
+from trainer.files import finish
+from trainer.files import partial_path
 from trainer.files import write_atomically
 
 # Sentences that a process encodes at a time.
@@ -39,7 +42,7 @@ def generate(
     Raises:
         UsageError: text is missing or empty.
     """
-    max_length = max_length or problem.packed_length
+    max_length = max_length or problem.max_length
     if max_length < 2:
         raise UsageError(f"--max_length must be at least 2. Got {max_length}")
     files = problem.splits(tmp_dir, source)
@@ -61,12 +64,22 @@ def generate(
         if not done:
             sentences = problems.sentences(names)
             sentences = bar(split, sentences) if bar else sentences
-            done = _write_split(sentences, paths, split, max_length, processes)
+            sequences = _sequences(
+                iter(sentences), paths.tokenizer, max_length, processes
+            )
+            if problem.packed:
+                lengths = [max_length]
+                rows = packing.pack(sequences, max_length)
+            else:
+                lengths = packing.bucket_lengths(max_length)
+                rows = ((ids, [counts]) for ids, counts in sequences)
+            done = _write_split(rows, paths, split, lengths)
         splits[split] = done
     description = dataset.Description(
         problem=problem.name,
         vocab_size=processor.vocab_size(),
         max_length=max_length,
+        packed=problem.packed,
         tokenizer_sha256=tokenizer.checksum(paths.tokenizer),
         splits=splits,
     )
@@ -104,9 +117,11 @@ def _fingerprint(files, vocab_size, max_length):
 
 
 def _finished_split(paths, split):
-    if paths.split(split).is_file() and paths.rows(split).is_file():
-        return dataset.Split(**json.loads(paths.split(split).read_text()))
-    return None
+    if not paths.split(split).is_file():
+        return None
+    done = dataset.read_split(json.loads(paths.split(split).read_text()))
+    whole = all(paths.rows(split, length).is_file() for length in done.rows)
+    return done if whole else None
 
 
 def _write_json(path, value):
@@ -156,35 +171,38 @@ def _encode_chunk(sentences, processor=None):
     ]
 
 
-def _write_split(sentences, paths, split, max_length, processes):
+def _write_split(rows, paths, split, lengths):
+    """Writes (ids, counts) rows, each to the file of the first length that fits."""
     from array_record.python import array_record_module
 
+    writers, files, written = {}, {}, collections.Counter()
     totals = [0, 0, 0]
-    tokens = rows = 0
-
-    def write(partial):
-        nonlocal totals, tokens, rows
-        writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
-        try:
-            sequences = _sequences(
-                iter(sentences), paths.tokenizer, max_length, processes
-            )
-            for ids, counts in packing.pack(sequences, max_length):
-                sums = [sum(column) for column in zip(*counts)]
-                writer.write(dataset.encode_row(ids, sums[1], sums[2], max_length))
-                totals = [a + b for a, b in zip(totals, sums)]
-                tokens += len(ids)
-                rows += 1
-        finally:
+    tokens = 0
+    try:
+        for ids, counts in rows:
+            length = lengths[bisect.bisect_left(lengths, len(ids))]
+            if length not in writers:
+                files[length] = paths.rows(split, length)
+                partial = partial_path(files[length])
+                writers[length] = array_record_module.ArrayRecordWriter(
+                    str(partial), "group_size:1"
+                )
+            sums = [sum(column) for column in zip(*counts)]
+            writers[length].write(dataset.encode_row(ids, sums[1], sums[2], length))
+            totals = [a + b for a, b in zip(totals, sums)]
+            tokens += len(ids)
+            written[length] += 1
+    finally:
+        for writer in writers.values():
             writer.close()
-
-    write_atomically(paths.rows(split), write)
+    for path in files.values():
+        finish(path)
     done = dataset.Split(
         sentences=totals[0],
         words=totals[1],
         bytes=totals[2],
         tokens=tokens,
-        rows=rows,
+        rows=dict(sorted(written.items())),
     )
     _write_json(paths.split(split), dataclasses.asdict(done))
     return done

@@ -30,7 +30,7 @@ def test_rows_hold_exactly_the_text(data_dir):
     paths = dataset.Paths(data_dir, PROBLEM)
     processor = tokenizer.load(paths.tokenizer)
     text = data_dir / "text" / FOLDER / DEV
-    source = dataset.RowSource(data_dir, PROBLEM, "dev")
+    (source,) = dataset.buckets(data_dir, description, "dev")
     decoded, words, size, tokens = [], 0, 0, 0
     for header, ids in (source[i] for i in range(len(source))):
         words, size = words + header[0], size + header[1]
@@ -57,11 +57,15 @@ def test_rows_hold_exactly_the_text(data_dir):
 def test_the_same_text_gives_the_same_bytes(data_dir, tmp_path):
     problem = registry.problems.get(PROBLEM)
     datagen.generate(problem, data_dir / "text", tmp_path, max_length=32)
-    for name in (f"{PROBLEM}.model", f"{PROBLEM}.json", f"{PROBLEM}-dev.array_record"):
+    for name in (
+        f"{PROBLEM}.model",
+        f"{PROBLEM}.json",
+        f"{PROBLEM}-dev-32.array_record",
+    ):
         assert (tmp_path / name).read_bytes() == (data_dir / name).read_bytes()
 
 
-FILES = [f"{PROBLEM}{end}" for end in (".model", ".json", "-train.array_record")]
+FILES = [f"{PROBLEM}{end}" for end in (".model", ".json", "-train-32.array_record")]
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,15 @@
-"""Packed rows on disk: their files, their record format, their description.
+"""Rows on disk: their files, their record format, their description.
 
 A data folder holds, for each problem,
 
     PROBLEM.model                   the SentencePiece model
-    PROBLEM-SPLIT.array_record      one record a row
+    PROBLEM-SPLIT-T.array_record    the rows of T tokens, one record a row
     PROBLEM.json                    a `Description`; written last, so a folder
                                     that has it is complete
 
-A record is 2 + max_length little-endian int32: the words and the UTF-8 bytes
-(newlines counted) of the sentences that end in the row, then the token ids.
+Packed rows are of one length, others of a few ("buckets"). A record is 2 + T
+little-endian int32: the words and the UTF-8 bytes (newlines counted) of the sentences
+that end in the row, then the token ids.
 """
 
 import dataclasses
@@ -30,7 +31,16 @@ class Split:
     words: int = 0
     tokens: int = 0  # EOS counted, padding not
     bytes: int = 0
-    rows: int = 0
+    rows: dict = dataclasses.field(default_factory=dict)  # tokens of a row -> rows
+
+    @property
+    def row_count(self):
+        return sum(self.rows.values())
+
+    @property
+    def cells(self):
+        """Tokens and padding."""
+        return sum(length * count for length, count in self.rows.items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +48,31 @@ class Description:
     problem: str
     vocab_size: int  # pieces of the trained model
     max_length: int
+    packed: bool
     tokenizer_sha256: str
     splits: dict  # name -> Split
 
     def efficiency(self, split):
         """Share of a split's cells that are not padding."""
-        s = self.splits[split]
-        return s.tokens / (s.rows * self.max_length)
+        return self.splits[split].tokens / self.splits[split].cells
+
+    @property
+    def row_length(self):
+        """Tokens of every row; None where they differ."""
+        return self.max_length if self.packed else None
+
+    def tokens_per_batch(self, batch_size):
+        """Tokens of a batch, padding counted: whole rows within `batch_size`.
+
+        Rows of other lengths than `max_length` fill it as far as they can.
+        """
+        if batch_size < self.max_length:
+            raise UsageError(
+                f"batch_size={batch_size} tokens is smaller than one row of "
+                f"{self.max_length}: choose batch_size >= {self.max_length}"
+            )
+        rest = batch_size % self.max_length if self.packed else 0
+        return batch_size - rest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +101,12 @@ class Paths:
         """Counts of a split that is finished, until the description is written."""
         return self._file(f"-{split}.progress.json")
 
-    def rows(self, split):
-        return self._file(f"-{split}.array_record")
+    def rows(self, split, length):
+        return self._file(f"-{split}-{length}.array_record")
 
 
-def encode_row(ids, words, byte_count, max_length) -> bytes:
-    record = np.zeros(HEADER + max_length, "<i4")
+def encode_row(ids, words, byte_count, length) -> bytes:
+    record = np.zeros(HEADER + length, "<i4")
     record[:HEADER] = words, byte_count
     record[HEADER : HEADER + len(ids)] = ids
     return record.tobytes()
@@ -101,20 +129,38 @@ def load_description(data_dir, problem) -> Description:
             f"run et-datagen --problem={problem} --data_dir={data_dir}"
         )
     fields = json.loads(path.read_text())
-    fields["splits"] = {k: Split(**v) for k, v in fields["splits"].items()}
+    fields["splits"] = {k: read_split(v) for k, v in fields["splits"].items()}
     return Description(**fields)
 
 
-class RowSource:
-    """Random access to the rows of a split, for Grain."""
+def read_split(fields) -> Split:
+    """A `Split` from JSON, whose keys are strings."""
+    rows = {int(length): count for length, count in fields["rows"].items()}
+    return Split(**fields | {"rows": rows})
 
-    def __init__(self, data_dir, problem, split):
+
+def buckets(data_dir, description, split):
+    """The rows of a split, a `Bucket` for each length, shortest first."""
+    if split not in description.splits:
+        raise UsageError(
+            f"{data_dir} holds no {split} split of {description.problem}, only "
+            f"{', '.join(description.splits)}"
+        )
+    paths = Paths(data_dir, description.problem)
+    lengths = sorted(description.splits[split].rows)
+    return [Bucket(paths.rows(split, length), length) for length in lengths]
+
+
+class Bucket:
+    """Random access to the rows of one length, for Grain."""
+
+    def __init__(self, path, length):
         from array_record.python import array_record_data_source
 
-        path = Paths(data_dir, problem).rows(split)
         if not path.is_file():
             raise UsageError(f"{path} is missing: run et-datagen again")
         self._source = array_record_data_source.ArrayRecordDataSource(str(path))
+        self.length = length
 
     def __len__(self):
         return len(self._source)
@@ -123,49 +169,58 @@ class RowSource:
         return decode_row(self._source[index])
 
 
-def rows_per_batch(batch_size, max_length):
-    """Rows that a batch of `batch_size` tokens holds."""
-    rows = batch_size // max_length
-    if not rows:
-        raise UsageError(
-            f"batch_size={batch_size} tokens is smaller than one row of "
-            f"{max_length}: choose batch_size >= {max_length}"
-        )
-    return rows
-
-
-def training_batches(source, rows_per_batch, seed, start_step=0):
+def training_batches(buckets, tokens, seed, start_step=0):
     """Endless batches of shuffled rows for `model.fit`, from `start_step` on.
 
     The batch of a step depends on (seed, step) alone: every epoch has its own
-    permutation, and a start in the middle costs nothing.
+    permutation, and a start in the middle costs nothing. Rows of a batch are of one
+    length; the lengths take turns, each as often as it has batches.
+
+    Args:
+        buckets: what `buckets` gives.
+        tokens: of a batch, at most: `tokens` // length rows.
 
     Yields:
         (rows, rows): int32 ids (B, T) as input and as labels.
     """
     import grain
 
-    rows = (
-        grain.MapDataset.source(source)
+    streams = [
+        grain.MapDataset.source(bucket)
         .shuffle(seed=seed)
         .repeat()
         .map(lambda item: item[1])
-        .batch(rows_per_batch, drop_remainder=True)
-    )
-    for batch in rows[start_step:].to_iter_dataset():
+        .batch(tokens // bucket.length, drop_remainder=True)
+        for bucket in buckets
+    ]
+    stream = streams[0]
+    if len(streams) > 1:
+        weights = [len(bucket) * bucket.length for bucket in buckets]
+        stream = grain.MapDataset.mix(streams, weights)
+    for batch in stream[start_step:].to_iter_dataset():
         yield batch, batch
 
 
-def evaluation_batches(source, rows_per_batch):
-    """All rows in order, the last batch filled up with empty rows.
+def evaluation_batches(buckets, tokens, max_batches=None):
+    """All rows once, the last batch of a length filled up with empty rows.
+
+    Args:
+        buckets: what `buckets` gives.
+        tokens: of a batch, at most.
+        max_batches: so many batches, evenly spaced among all; None: all.
 
     Yields:
         (headers, rows) of shapes (B, 2) and (B, T); empty rows hold zeros.
     """
-    for start in range(0, len(source), rows_per_batch):
-        stop = min(start + rows_per_batch, len(source))
-        items = [source[i] for i in range(start, stop)]
-        items += [(np.zeros(HEADER, "<i4"), np.zeros_like(items[0][1]))] * (
-            rows_per_batch - len(items)
-        )
+    parts = []
+    for bucket in buckets:
+        size = tokens // bucket.length
+        parts += [(bucket, start, size) for start in range(0, len(bucket), size)]
+    if max_batches and max_batches < len(parts):
+        parts = [parts[i * len(parts) // max_batches] for i in range(max_batches)]
+    for bucket, start, size in parts:
+        stop = min(start + size, len(bucket))
+        items = [bucket[i] for i in range(start, stop)]
+        empty = np.zeros(HEADER, "<i4"), np.zeros_like(items[0][1])
+        items += [empty] * (size - len(items))
         yield tuple(np.stack(column) for column in zip(*items))

@@ -1,20 +1,25 @@
+import collections
 import itertools
 
 import numpy as np
 import pytest
 
 from conftest import PROBLEM
+from trainer import datagen
 from trainer import dataset
+from trainer import registry
 from trainer.errors import UsageError
 
 
 @pytest.fixture
 def source(data_dir):
-    return dataset.RowSource(data_dir, PROBLEM, "train")
+    description = dataset.load_description(data_dir, PROBLEM)
+    (bucket,) = dataset.buckets(data_dir, description, "train")
+    return bucket
 
 
 def batches(source, seed=0, start=0, count=4, rows=8):
-    stream = dataset.training_batches(source, rows, seed, start)
+    stream = dataset.training_batches([source], rows * 32, seed, start)
     return [rows for rows, _ in itertools.islice(stream, count)]
 
 
@@ -37,7 +42,7 @@ def test_every_epoch_has_every_row_in_another_order(source):
 
 def test_evaluation_covers_every_row_once(source):
     seen = []
-    for headers, rows in dataset.evaluation_batches(source, 7):
+    for headers, rows in dataset.evaluation_batches([source], 7 * 32 + 5):
         assert headers.shape == (7, 2) and rows.shape == (7, 32)
         seen += rows.tolist()
     expected = [source[i][1].tolist() for i in range(len(source))]
@@ -45,10 +50,61 @@ def test_evaluation_covers_every_row_once(source):
     assert not np.any(seen[len(source) :])
 
 
-def test_batch_smaller_than_a_row():
-    assert dataset.rows_per_batch(100, 32) == 3
+@pytest.fixture(scope="module")
+def unpacked(data_dir, tmp_path_factory):
+    """The same text, a sentence a row."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    problem = registry.problems.get("languagemodel_lm1b2k")
+    description = datagen.generate(problem, data_dir / "text", folder, max_length=48)
+    return folder, description
+
+
+def test_unpacked_rows_hold_the_same_sentences(data_dir, unpacked):
+    folder, description = unpacked
+    packed = dataset.load_description(data_dir, PROBLEM).splits["dev"]
+    split = description.splits["dev"]
+    for count in ("sentences", "words", "bytes", "tokens"):
+        assert getattr(split, count) == getattr(packed, count)
+    assert set(split.rows) <= {18, 24, 36, 48}  # few shapes to compile
+    for bucket in dataset.buckets(folder, description, "dev"):
+        assert len(bucket) == split.rows[bucket.length]
+        for i in range(len(bucket)):
+            _, ids = bucket[i]
+            real = ids[ids != 0]
+            assert len(ids) == bucket.length
+            assert np.sum(real == 1) == (real[-1] == 1)  # one sentence, or a piece
+
+
+def test_unpacked_batches_are_of_one_length_and_few_tokens(unpacked):
+    folder, description = unpacked
+    train = dataset.buckets(folder, description, "train")
+    stream = dataset.training_batches(train, 500, seed=0)
+    found = [rows for rows, _ in itertools.islice(stream, 400)]
+    shapes = collections.Counter(rows.shape for rows in found)
+    assert set(shapes) == {(500 // b.length, b.length) for b in train}
+    for bucket in train:  # as often as its share of the batches
+        shape = (500 // bucket.length, bucket.length)
+        share = len(bucket) * bucket.length / description.splits["train"].cells
+        assert abs(shapes[shape] / 400 - share) < 0.02
+    again = dataset.training_batches(train, 500, seed=0, start_step=399)
+    np.testing.assert_array_equal(next(again)[0], found[-1])
+
+
+def test_a_part_of_an_evaluation_has_every_length(unpacked):
+    folder, description = unpacked
+    dev = dataset.buckets(folder, description, "dev")
+    whole = list(dataset.evaluation_batches(dev, 500))
+    part = list(dataset.evaluation_batches(dev, 500, max_batches=len(whole) // 2))
+    assert len(part) == len(whole) // 2
+    assert {rows.shape for _, rows in part} == {rows.shape for _, rows in whole}
+
+
+def test_tokens_of_a_batch(data_dir, unpacked):
+    description = dataset.load_description(data_dir, PROBLEM)
+    assert description.tokens_per_batch(100) == 96
+    assert unpacked[1].tokens_per_batch(100) == 100
     with pytest.raises(UsageError, match="smaller than one row of 32"):
-        dataset.rows_per_batch(31, 32)
+        description.tokens_per_batch(31)
 
 
 def test_missing_data(data_dir, tmp_path):

@@ -83,37 +83,34 @@ def exp(nats):
     return math.exp(nats) if nats < 700 else math.inf
 
 
-def evaluate(scoring_model, source, rows_per_batch, max_batches=None):
+def evaluate(scoring_model, buckets, tokens, max_batches=None):
     """Scores the rows of a split.
 
     Args:
-        scoring_model: a `language_model.scoring_model` of `rows_per_batch` rows. It
-            sees weights as they are now.
-        source: a `dataset.RowSource`.
-        rows_per_batch: rows scored at a time; has no effect on the result.
+        scoring_model: a `language_model.scoring_model` of `tokens` tokens. It sees
+            weights as they are now.
+        buckets: the rows, what `dataset.buckets` gives.
+        tokens: scored at a time; has no effect on the result.
         max_batches: None scores every row.
 
     Returns:
         An `Evaluation`.
     """
-    sentences = tokens = correct = 0
+    sentences = covered = correct = 0
     counts = np.zeros(2, np.int64)
     nats = 0.0
-    batches = dataset.evaluation_batches(source, rows_per_batch)
-    for number, (headers, rows) in enumerate(batches):
-        if max_batches and number == max_batches:
-            break
+    for headers, rows in dataset.evaluation_batches(buckets, tokens, max_batches):
         row_nats, row_hits = scoring_model.predict_on_batch(rows)
         nats += float(np.sum(row_nats, dtype=np.float64))
         correct += int(np.sum(row_hits))
-        tokens += int(np.sum(rows != PAD_ID))
+        covered += int(np.sum(rows != PAD_ID))
         sentences += int(np.sum(rows == EOS_ID))
         counts += headers.sum(axis=0)
     return Evaluation(
         sentences=sentences,
         words=int(counts[0]),
         bytes=int(counts[1]),
-        tokens=tokens,
+        tokens=covered,
         nats=nats,
         correct=correct,
     )
@@ -128,23 +125,18 @@ def evaluate_checkpoint(
         UsageError: the data has other rows or another vocabulary than the model.
     """
     description = dataset.load_description(data_dir, problem)
-    if split not in description.splits:
-        raise UsageError(
-            f"{data_dir} holds no {split} split of {problem}, only "
-            f"{', '.join(description.splits)}"
-        )
-    source = dataset.RowSource(data_dir, problem, split)
+    buckets = dataset.buckets(data_dir, description, split)
     model = run_folder.load_checkpoint(path)
     for what, data, trained in (
-        ("max_length", description.max_length, model.input_shape[1]),
+        ("row length", description.row_length, model.input_shape[1]),
         ("vocab_size", description.vocab_size, model.output_shape[2]),
     ):
         if data != trained:
             raise UsageError(
-                f"{data_dir} has {what}={data}, but {path} was trained with "
-                f"{trained}: give the --data_dir of its training"
+                f"{data_dir} has {what}={data or 'any'}, but {path} was trained with "
+                f"{trained or 'any'}: give the --data_dir of its training"
             )
-    rows = dataset.rows_per_batch(tokens_per_batch, description.max_length)
+    tokens = description.tokens_per_batch(tokens_per_batch)
     with averaging.averaged_weights(model):
-        scoring_model = language_model.scoring_model(model, rows)
-        return evaluate(scoring_model, source, rows, max_batches)
+        scoring_model = language_model.scoring_model(model, tokens)
+        return evaluate(scoring_model, buckets, tokens, max_batches)

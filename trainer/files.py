@@ -9,8 +9,18 @@ def write_atomically(path, write):
     A kill in between leaves the old file, or none, under the final name. The
     suffix stays, for writers that choose a format by it.
     """
-    partial = path.with_name(f"partial-{path.name}")
-    write(partial)
+    write(partial_path(path))
+    finish(path)
+
+
+def partial_path(path):
+    """Where a file is written before it has its name."""
+    return path.with_name(f"partial-{path.name}")
+
+
+def finish(path):
+    """Gives a file that was written to `partial_path(path)` its name."""
+    partial = partial_path(path)
     with open(partial, "rb") as file:  # on the disk before it has its name
         os.fsync(file.fileno())
     os.replace(partial, path)

@@ -28,17 +28,17 @@ def output_embedding(model):
     return layer, layer._inbound_nodes[node_index].input_tensors[0]
 
 
-def training_model(model, label_smoothing, rows):
-    """A model from `rows` rows of token ids to the scalar loss of their tokens."""
-    return _ending_with(_Loss(model, rows, label_smoothing), model)
+def training_model(model, label_smoothing, tokens):
+    """A model from (B, T) token ids to their scalar loss; B * T <= `tokens`."""
+    return _ending_with(_Loss(model, tokens, label_smoothing), model)
 
 
-def scoring_model(model, rows):
-    """A model from `rows` rows of ids to (B, T) nats and (B, T) hits; 0 for padding.
+def scoring_model(model, tokens):
+    """A model from (B, T) ids to (B, T) nats and (B, T) hits; 0 for padding.
 
-    A hit is a token that was the most likely one.
+    A hit is a token that was the most likely one. B * T <= `tokens`.
     """
-    return _ending_with(_Scores(model, rows), model)
+    return _ending_with(_Scores(model, tokens), model)
 
 
 def _ending_with(last_layer, model):
@@ -48,28 +48,32 @@ def _ending_with(last_layer, model):
 
 
 class _Ending(keras.layers.Layer):
-    """Holds the embedding, and cuts a batch of `rows` rows into chunks."""
+    """Holds the embedding, and cuts a batch of at most `tokens` into chunks."""
 
-    def __init__(self, model, rows, **kwargs):
+    def __init__(self, model, tokens, **kwargs):
         super().__init__(dtype="float32", **kwargs)
         self._embedding, _ = output_embedding(model)
-        length = model.input_shape[1]
-        part = losses.rows_per_chunk(rows, length, self._embedding.input_dim)
-        self._chunk = None if part == rows else part * length
+        number, size = losses.chunks(tokens, self._embedding.input_dim)
+        self._chunk = None if number == 1 else size
+        # Batches of the unpacked form have fewer tokens, each its own number.
+        padded = model.input_shape[1] is None or number * size > tokens
+        self._tokens = number * size if padded else None
 
     def _flat(self, hidden, row):
-        """(n, D) hidden states, (V, D) embeddings, (n,) labels."""
+        """(n, D) hidden states, (V, D) embeddings, (n,) labels; n fills the chunks."""
+        hidden = ops.reshape(ops.cast(hidden, "float32"), (-1, hidden.shape[-1]))
+        labels = ops.reshape(row, (-1,))
+        if self._tokens:
+            missing = self._tokens - ops.shape(labels)[0]
+            hidden = ops.pad(hidden, ((0, missing), (0, 0)))
+            labels = ops.pad(labels, ((0, missing),), constant_values=PAD_ID)
         embeddings = ops.convert_to_tensor(self._embedding.embeddings)
-        return (
-            ops.reshape(ops.cast(hidden, "float32"), (-1, hidden.shape[-1])),
-            ops.cast(embeddings, "float32"),
-            ops.reshape(row, (-1,)),
-        )
+        return hidden, ops.cast(embeddings, "float32"), labels
 
 
 class _Loss(_Ending):
-    def __init__(self, model, rows, label_smoothing):
-        super().__init__(model, rows, name="loss")
+    def __init__(self, model, tokens, label_smoothing):
+        super().__init__(model, tokens, name="loss")
         self._label_smoothing = label_smoothing
 
     def compute_output_spec(self, hidden, row):
@@ -85,8 +89,8 @@ class _Loss(_Ending):
 
 
 class _Scores(_Ending):
-    def __init__(self, model, rows):
-        super().__init__(model, rows, name="scores")
+    def __init__(self, model, tokens):
+        super().__init__(model, tokens, name="scores")
 
     def compute_output_spec(self, hidden, row):
         return keras.KerasTensor(row.shape), keras.KerasTensor(row.shape)
@@ -95,6 +99,9 @@ class _Scores(_Ending):
         hidden, embeddings, labels = self._flat(hidden, row)
         scores = losses.chunked_token_scores(hidden, embeddings, labels, self._chunk)
         real = ops.cast(ops.not_equal(row, PAD_ID), "float32")
+        if self._tokens:
+            count = ops.shape(ops.reshape(row, (-1,)))[0]
+            scores = (s[:count] for s in scores)
         return tuple(ops.reshape(s, ops.shape(row)) * real for s in scores)
 
 

@@ -5,6 +5,8 @@ z = hidden @ transpose(embeddings), (n, V): the largest array of a language mode
 functions here hold those of one chunk of tokens at a time.
 """
 
+import math
+
 import keras
 from keras import ops
 
@@ -58,10 +60,13 @@ def _smoothed(logsumexp, label, total, above, other):
     return nats - other * total if other else nats
 
 
-def rows_per_chunk(rows, row_length, vocab_size):
-    """The most rows, of a batch of `rows`, that divide it and fit `CHUNK_LOGITS`."""
-    most = max(1, CHUNK_LOGITS // (row_length * vocab_size))
-    return max(r for r in range(1, min(rows, most) + 1) if rows % r == 0)
+def chunks(tokens, vocab_size):
+    """(number, size) of the fewest equal chunks within `CHUNK_LOGITS`.
+
+    number * size >= tokens: what is above is padding.
+    """
+    number = math.ceil(tokens / max(1, CHUNK_LOGITS // vocab_size))
+    return number, math.ceil(tokens / number)
 
 
 def chunked_cross_entropy(hidden, embeddings, labels, weights, smoothing, chunk=None):

@@ -104,9 +104,15 @@ def test_enormous_logits_stay_finite():
     np.testing.assert_allclose(ops.convert_to_numpy(loss), 2e4, rtol=1e-6)
 
 
-def test_rows_of_a_chunk_divide_the_batch():
-    assert losses.rows_per_chunk(16, 256, 32768) == 1
-    assert losses.rows_per_chunk(16, 256, 8192) == 4
-    assert losses.rows_per_chunk(17, 256, 8192) == 1
-    assert losses.rows_per_chunk(8, 256, 2048) == 8
-    assert losses.rows_per_chunk(4, 4096, 100_000) == 1
+@pytest.mark.parametrize(
+    "tokens, vocab_size, number, size",
+    [
+        (4096, 32768, 16, 256),
+        (4096, 8192, 4, 1024),
+        (2048, 2048, 1, 2048),
+        (4352, 8192, 5, 871),
+        (3, 100_000_000, 3, 1),
+    ],
+)
+def test_chunks_are_few_and_equal(tokens, vocab_size, number, size):
+    assert losses.chunks(tokens, vocab_size) == (number, size)

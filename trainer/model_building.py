@@ -17,7 +17,7 @@ def build(run, description):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(run.dtype)
     try:
-        model = make_model(run.hparams, description.vocab_size, description.max_length)
+        model = make_model(run.hparams, description.vocab_size, description.row_length)
     finally:
         keras.config.set_dtype_policy(before)
     if run.warm_start_from:

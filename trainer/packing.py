@@ -1,4 +1,4 @@
-"""Packs token sequences of uneven length into rows of one length."""
+"""Rows from token sequences of uneven length: packed, or one a row, in buckets."""
 
 from trainer.tokenizer import EOS_ID
 
@@ -11,6 +11,18 @@ def chunks(ids, length):
     """
     ids = [*ids, EOS_ID]
     return [ids[i : i + length] for i in range(0, len(ids), length)]
+
+
+def bucket_lengths(max_length, shortest=16):
+    """Row lengths of the unpacked form, ascending: few, so that few are compiled.
+
+    max_length, 3/4, 1/2, 3/8, ... of it: a row is at most about a third padding.
+    """
+    lengths, whole = {max_length}, max_length
+    while whole >= 2 * shortest:
+        lengths |= {3 * whole // 4, whole // 2}
+        whole //= 2
+    return sorted(lengths)
 
 
 def pack(sequences, length, open_rows=64):

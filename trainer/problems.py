@@ -15,12 +15,13 @@ SPLITS = ("train", "dev", "test")
 
 
 @dataclasses.dataclass(frozen=True)
-class PackedText:
-    """Sentences, one a line, packed into rows."""
+class TextLines:
+    """Sentences, one a line."""
 
     name: str
     vocab_size: int
-    packed_length: int = 256
+    packed: bool  # many sentences a row; else one a row, in rows of few lengths
+    max_length: int = 256
 
     def splits(self, tmp_dir, source="auto"):
         """{split: sorted text files}. `tmp_dir` holds train.txt, dev.txt, test.txt."""
@@ -41,8 +42,8 @@ class PackedText:
         return {s: files for s, files in found.items() if files[0].is_file()}
 
 
-class Lm1bPacked(PackedText):
-    """Google Billion Words (Chelba et al. 2013), packed into rows.
+class Lm1b(TextLines):
+    """Google Billion Words (Chelba et al. 2013).
 
     Splits are Tensor2Tensor's: all 99 training files, and the first of the 50
     held-out files as the development set that the literature reports. "test" is
@@ -65,10 +66,9 @@ def sentences(files):
                 raise UsageError(f"{path} is not UTF-8 text: {error}") from None
 
 
-for _vocab_size in (2048, 8192, 32768):
-    for _form, _class in (
-        ("languagemodel_lm1b", Lm1bPacked),
-        ("text_lines", PackedText),
-    ):
-        _name = f"{_form}{_vocab_size // 1024}k_packed"
-        registry.problems.register(_class(_name, _vocab_size), _name)
+for _text, _class in (("languagemodel_lm1b", Lm1b), ("text_lines", TextLines)):
+    for _thousands in (2, 8, 32):
+        for _ending, _packed in (("_packed", True), ("", False)):
+            _name = f"{_text}{_thousands}k{_ending}"
+            _problem = _class(_name, 1024 * _thousands, _packed)
+            registry.problems.register(_problem, _name)

@@ -119,28 +119,30 @@ def train(run, on_start=None, extra_callbacks=()) -> Result:
 
 
 class _Data:
-    """The data of a run, checked: description, rows of a batch, sources."""
+    """The data of a run, checked: description, tokens of a batch, rows."""
 
     def __init__(self, run):
         if run.train_steps < 1:
             raise UsageError(f"train_steps must be >= 1. Got {run.train_steps}")
         self.description = dataset.load_description(run.data_dir, run.problem)
-        length = self.description.max_length
-        self.rows = dataset.rows_per_batch(run.hparams.batch_size, length)
-        self.tokens_per_step = self.rows * length
-        self.train = dataset.RowSource(run.data_dir, run.problem, "train")
-        self.dev = dataset.RowSource(run.data_dir, run.problem, "dev")
-        if self.rows > len(self.train):
+        self.tokens = self.description.tokens_per_batch(run.hparams.batch_size)
+        self.train = dataset.buckets(run.data_dir, self.description, "train")
+        self.dev = dataset.buckets(run.data_dir, self.description, "dev")
+        split = self.description.splits["train"]
+        if self.tokens > split.cells:
             raise UsageError(
-                f"a batch of {self.rows} rows is larger than the training data, "
-                f"{len(self.train)} rows: choose a smaller batch_size"
+                f"a batch of {self.tokens:,} tokens is larger than the training data, "
+                f"{split.cells:,} in {split.row_count:,} rows: choose a smaller "
+                "batch_size"
             )
+        self.mean_length = split.cells / split.row_count
 
     def identity(self):
         """What the weights and the order of the data depend on."""
         names = ("vocab_size", "max_length", "tokenizer_sha256")
         facts = {name: getattr(self.description, name) for name in names}
-        return {"data": facts | {"train_rows": len(self.train)}}
+        rows = self.description.splits["train"].row_count
+        return {"data": facts | {"train_rows": rows}}
 
 
 def _train(run, data, on_start, extra_callbacks):
@@ -166,14 +168,16 @@ def _train(run, data, on_start, extra_callbacks):
     for layer in model.layers:
         if hasattr(layer, "remat"):
             layer.remat = run.remat
-    scoring_model = language_model.scoring_model(model, data.rows)
+    scoring_model = language_model.scoring_model(model, data.tokens)
 
     def evaluate():
-        return evaluation.evaluate(scoring_model, data.dev, data.rows, run.eval_batches)
+        return evaluation.evaluate(
+            scoring_model, data.dev, data.tokens, run.eval_batches
+        )
 
     jit_compile = {"auto": "auto", "true": True, "false": False}
     trained = language_model.training_model(
-        model, run.hparams.label_smoothing, data.rows
+        model, run.hparams.label_smoothing, data.tokens
     )
     optimizer = model.optimizer
     if run.output_dir:
@@ -184,13 +188,13 @@ def _train(run, data, on_start, extra_callbacks):
         jit_compile=jit_compile[run.jit_compile],
         auto_scale_loss=False,
     )
-    flops_per_token = flops.per_token(model, run.hparams, data.description.max_length)
+    flops_per_token = flops.per_token(model, run.hparams, data.mean_length)
     summaries = None
     if run.output_dir:
         summaries = callbacks.Summaries(
             run.output_dir,
             start_step,
-            data.tokens_per_step,
+            data.tokens,
             flops_per_token,
             4 * optimizer_state_scalars(model.optimizer),
         )
@@ -211,9 +215,7 @@ def _train(run, data, on_start, extra_callbacks):
         callbacks.StepLosses(),
         clock,
         interruption,
-        callbacks.ProgressBar(
-            start_step, run.train_steps, data.tokens_per_step, run.label
-        ),
+        callbacks.ProgressBar(start_step, run.train_steps, data.tokens, run.label),
         evaluations,
     ]
     if run.output_dir:
@@ -231,14 +233,14 @@ def _train(run, data, on_start, extra_callbacks):
             active.append(callbacks.Profile(run.output_dir, start_step, *run.profile))
         active.append(summaries)  # last: it closes its file at the end
     trained.fit(
-        dataset.training_batches(data.train, data.rows, run.seed, start_step),
+        _batches(data, run.seed, start_step),
         steps_per_epoch=run.train_steps - start_step,
         epochs=1,
         shuffle=False,
         verbose=0,
         callbacks=active,
     )
-    speed = clock.steps * data.tokens_per_step / (clock.seconds or np.inf)
+    speed = clock.steps * data.tokens / (clock.seconds or np.inf)
     return Result(
         model=model,
         steps=start_step + clock.ended,
@@ -251,6 +253,21 @@ def _train(run, data, on_start, extra_callbacks):
         checkpoint=run.output_dir and str(run_folder.latest_checkpoint(run.output_dir)),
         interrupted_by=interruption.signal and interruption.signal.name,
     )
+
+
+def _batches(data, seed, start_step):
+    """Training batches as `fit` takes them."""
+
+    def batches():
+        return dataset.training_batches(data.train, data.tokens, seed, start_step)
+
+    if keras.backend.backend() != "tensorflow":
+        return batches()
+    import tensorflow as tf
+
+    # Keras would take the shapes of the first two batches for those of all.
+    rows = tf.TensorSpec((None, data.description.row_length), tf.int32)
+    return tf.data.Dataset.from_generator(batches, output_signature=(rows, rows))
 
 
 class _Clock(keras.callbacks.Callback):

@@ -41,6 +41,11 @@ def run(data_dir, output_dir=None, steps=8, **kwargs):
     )
 
 
+def split_of(data_dir, split):
+    description = dataset.load_description(data_dir, PROBLEM)
+    return dataset.buckets(data_dir, description, split)
+
+
 @pytest.fixture(scope="module")
 def trained(data_dir, tmp_path_factory):
     output_dir = tmp_path_factory.mktemp("run")
@@ -50,7 +55,7 @@ def trained(data_dir, tmp_path_factory):
 def test_it_learns_more_than_frequencies(trained, data_dir):
     """It beats the best model that ignores context: the dev text's own unigrams."""
     _, result = trained
-    source = dataset.RowSource(data_dir, PROBLEM, "dev")
+    (source,) = split_of(data_dir, "dev")
     counts = np.bincount(np.concatenate([source[i][1] for i in range(len(source))]))
     p = counts[1:][counts[1:] > 0] / counts[1:].sum()
     assert result.evaluations[-1][1].nats_per_token < -(p * np.log(p)).sum() - 0.3
@@ -76,7 +81,7 @@ def test_regularized_run_works(data_dir):
 def test_evaluation_is_the_sum_over_tokens(trained, data_dir):
     """Against softmax in float64, for every batch size, over every row."""
     _, result = trained
-    source = dataset.RowSource(data_dir, PROBLEM, "dev")
+    (source,) = split_of(data_dir, "dev")
     rows = np.stack([source[i][1] for i in range(len(source))])
     z = result.model.predict_on_batch(rows).astype(np.float64)
     log_p = z - np.log(np.exp(z).sum(-1, keepdims=True))
@@ -84,8 +89,9 @@ def test_evaluation_is_the_sum_over_tokens(trained, data_dir):
     hits = (z.argmax(-1) == rows) & (rows != 0)
     split = dataset.load_description(data_dir, PROBLEM).splits["dev"]
     for batch in (5, len(source)):
-        scoring_model = language_model.scoring_model(result.model, batch)
-        found = evaluation.evaluate(scoring_model, source, batch)
+        tokens = batch * rows.shape[1]
+        scoring_model = language_model.scoring_model(result.model, tokens)
+        found = evaluation.evaluate(scoring_model, [source], tokens)
         np.testing.assert_allclose(found.nats, nats.sum(), rtol=1e-5)
         assert found.correct == hits.sum()
         covered = (found.sentences, found.words, found.bytes, found.tokens)
@@ -94,7 +100,7 @@ def test_evaluation_is_the_sum_over_tokens(trained, data_dir):
     np.testing.assert_allclose(
         found.perplexity_per_word, np.exp(nats.sum() / words), rtol=1e-4
     )
-    part = evaluation.evaluate(scoring_model, source, batch, max_batches=1)
+    part = evaluation.evaluate(scoring_model, [source], tokens, max_batches=1)
     assert part.tokens == (rows != 0).sum()
 
 
@@ -198,7 +204,7 @@ def test_mixed_precision_learns_and_continues(data_dir, tmp_path, dtype):
 
 def test_accumulated_batches_are_one_large_batch(data_dir):
     """Two steps of half the rows, averaged, are a step of all."""
-    source = dataset.RowSource(data_dir, PROBLEM, "train")
+    (source,) = split_of(data_dir, "train")
     rows = np.stack([source[i][1] for i in range(8)])
     weights = np.ones(rows.shape, "float32")  # as many tokens in each half
     values = []
@@ -311,10 +317,30 @@ def test_data_of_another_shape_is_refused(trained, data_dir, tmp_path):
     output_dir, _ = trained
     problem = registry.problems.get(PROBLEM)
     datagen.generate(problem, data_dir / "text", tmp_path, max_length=16)
-    with pytest.raises(UsageError, match="max_length=16.*trained with 32"):
+    with pytest.raises(UsageError, match="row length=16.*trained with 32"):
         evaluation.evaluate_checkpoint(
             run_folder.latest_checkpoint(output_dir), tmp_path, PROBLEM, "dev", 512
         )
+
+
+def test_rows_of_many_lengths(data_dir, tmp_path):
+    """The unpacked form learns, goes on where it was, and evaluates every sentence."""
+    from trainer import datagen
+
+    problem = registry.problems.get("languagemodel_lm1b2k")
+    datagen.generate(problem, data_dir / "text", tmp_path / "data", max_length=48)
+    first = dataclasses.replace(
+        run(tmp_path / "data", tmp_path / "run", steps=40), problem=problem.name
+    )
+    result = training.train(first)
+    again = training.train(dataclasses.replace(first, train_steps=80))
+    nats = [r.evaluations[-1][1].nats for r in (result, again)]
+    assert nats[1] < nats[0]
+    found = evaluation.evaluate_checkpoint(
+        again.checkpoint, tmp_path / "data", problem.name, "dev", 96
+    )
+    assert found.sentences == 200
+    np.testing.assert_allclose(found.nats, nats[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", registry.optimizers.names())

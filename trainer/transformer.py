@@ -32,7 +32,7 @@ class PackedRow(layers.Layer):
         starts = ops.cast(ops.equal(shifted, EOS_ID), "int32")
         segments = ops.cumsum(starts, axis=1)
         same = ops.equal(segments[:, :, None], segments[:, None, :])
-        steps = ops.arange(row.shape[1])
+        steps = ops.arange(ops.shape(row)[1])
         mask = ops.logical_and(same, steps[:, None] >= steps[None, :])
         # A token's position is the number of tokens of its sentence before it.
         positions = ops.sum(ops.cast(mask, "int32"), axis=-1) - 1
@@ -88,7 +88,8 @@ class SelfAttention(layers.Layer):
         Returns:
             (B, T, D), and the keys and values of all S positions.
         """
-        heads = (x.shape[1], self.num_heads, x.shape[-1] // self.num_heads)
+        length, size = ops.shape(x)[1], x.shape[-1]
+        heads = (length, self.num_heads, size // self.num_heads)
         q, k, v = (
             ops.reshape(dense(x), (-1, *heads))  # (B, T, H, D/H)
             for dense in (self.query_dense, self.key_dense, self.value_dense)
@@ -104,7 +105,7 @@ class SelfAttention(layers.Layer):
             out = ops.einsum("bhts,bshd->bthd", weights, v)
         else:
             out = ops.dot_product_attention(q, k, v, mask=mask)
-        return self.output_dense(ops.reshape(out, (-1, *x.shape[1:]))), (k, v)
+        return self.output_dense(ops.reshape(out, (-1, length, size))), (k, v)
 
     def get_config(self):
         return {
@@ -229,7 +230,7 @@ def transformer_lm(hparams, vocab_size, max_length):
     Args:
         hparams: a `trainer.hparams.HParams`.
         vocab_size: V, tokens of the vocabulary.
-        max_length: T, tokens of a row.
+        max_length: T, tokens of a row; None for rows of every length.
 
     Returns:
         A Keras model from (B, T) token ids to (B, T, V) logits; those at t

@@ -1,4 +1,4 @@
-r"""et-datagen: text -> SentencePiece model and packed rows.
+r"""et-datagen: text -> SentencePiece model and rows of token ids.
 
     et-datagen --problem=languagemodel_lm1b32k_packed \
         --tmp_dir=FOLDER_OF_THE_UNPACKED_ARCHIVE --data_dir=data
@@ -56,14 +56,15 @@ def main(argv):
         _PROCESSES.value,
         bar,
     )
+    lengths = ", ".join(map(str, description.splits["train"].rows))
     print(
         f"{description.problem}: {description.vocab_size:,} pieces, rows of "
-        f"{description.max_length} tokens, in {_DATA_DIR.value}"
+        f"{lengths} tokens, in {_DATA_DIR.value}"
     )
     for name, split in description.splits.items():
         print(
             f"{name:<6}{split.sentences:>12,} sentences {split.words:>13,} words "
-            f"{split.tokens:>13,} tokens {split.rows:>9,} rows, "
+            f"{split.tokens:>13,} tokens {split.row_count:>9,} rows, "
             f"{description.efficiency(name):.1%} full"
         )
     if "train" in bars:
