@@ -56,6 +56,8 @@ setuptools.setup(
             "et-trainer = trainer.bin.et_trainer:run",
             "et-avg = trainer.bin.et_avg:run",
             "et-eval = trainer.bin.et_eval:run",
+            "et-decoder = trainer.bin.et_decoder:run",
+            "et-exporter = trainer.bin.et_exporter:run",
             "et-plan = trainer.bin.et_plan:run",
         ]
     },

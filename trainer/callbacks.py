@@ -9,7 +9,7 @@ import keras
 import tqdm
 from keras import ops
 
-from trainer import averaging
+from trainer import optimizer_state
 from trainer import run_folder
 from trainer.errors import UsageError
 from trainer.evaluation import exp
@@ -273,7 +273,7 @@ class Evaluations(_Periodic):
         self.history = []
 
     def act(self, logs):
-        with averaging.averaged_weights(self._evaluated):
+        with optimizer_state.averaged_weights(self._evaluated):
             evaluation = self._evaluate()
             self._keep_best(evaluation.nats_per_token)
         self.history.append((self.step, evaluation))

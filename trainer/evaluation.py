@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 
-from trainer import averaging
 from trainer import dataset
 from trainer import language_model
+from trainer import optimizer_state
 from trainer import run_folder
 from trainer.errors import UsageError
 from trainer.tokenizer import EOS_ID
@@ -24,6 +24,10 @@ class Evaluation:
     tokens: int  # EOS counted, padding not
     nats: float  # total of -log p(token)
     correct: int  # tokens that were the most likely one
+
+    def __add__(self, other):
+        totals = zip(dataclasses.astuple(self), dataclasses.astuple(other))
+        return Evaluation(*(a + b for a, b in totals))
 
     @property
     def nats_per_token(self):
@@ -125,8 +129,9 @@ def evaluate_checkpoint(
         UsageError: the data has other rows or another vocabulary than the model.
     """
     description = dataset.load_description(data_dir, problem)
-    buckets = dataset.buckets(data_dir, description, split)
+    dataset.buckets(data_dir, description, split)  # before a model is loaded
     model = run_folder.load_checkpoint(path)
+    optimizer_state.use_averaged_weights(model)
     for what, data, trained in (
         ("row length", description.row_length, model.input_shape[1]),
         ("vocab_size", description.vocab_size, model.output_shape[2]),
@@ -136,7 +141,16 @@ def evaluate_checkpoint(
                 f"{data_dir} has {what}={data or 'any'}, but {path} was trained with "
                 f"{trained or 'any'}: give the --data_dir of its training"
             )
+    return evaluate_model(
+        model, data_dir, description, split, tokens_per_batch, max_batches
+    )
+
+
+def evaluate_model(
+    model, data_dir, description, split, tokens_per_batch, max_batches=None
+):
+    """Evaluates a model, as its weights are, on a split of generated data."""
+    buckets = dataset.buckets(data_dir, description, split)
     tokens = description.tokens_per_batch(tokens_per_batch)
-    with averaging.averaged_weights(model):
-        scoring_model = language_model.scoring_model(model, tokens)
-        return evaluate(scoring_model, buckets, tokens, max_batches)
+    scoring_model = language_model.scoring_model(model, tokens)
+    return evaluate(scoring_model, buckets, tokens, max_batches)

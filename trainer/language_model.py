@@ -36,7 +36,8 @@ def training_model(model, label_smoothing, tokens):
 def scoring_model(model, tokens):
     """A model from (B, T) ids to (B, T) nats and (B, T) hits; 0 for padding.
 
-    A hit is a token that was the most likely one. B * T <= `tokens`.
+    A hit is a token that was the most likely one. B * T <= `tokens`; where that is
+    None, B and T may be known only when the model is called.
     """
     return _ending_with(_Scores(model, tokens), model)
 
@@ -53,18 +54,24 @@ class _Ending(keras.layers.Layer):
     def __init__(self, model, tokens, **kwargs):
         super().__init__(dtype="float32", **kwargs)
         self._embedding, _ = output_embedding(model)
-        number, size = losses.chunks(tokens, self._embedding.input_dim)
+        vocab_size = self._embedding.input_dim
+        self._padding = None  # tokens of a batch -> tokens that fill up its chunks
+        if tokens is None:
+            self._chunk = losses.largest_chunk(vocab_size)
+            self._padding = lambda count: -count % self._chunk
+            return
+        number, size = losses.chunks(tokens, vocab_size)
         self._chunk = None if number == 1 else size
         # Batches of the unpacked form have fewer tokens, each its own number.
-        padded = model.input_shape[1] is None or number * size > tokens
-        self._tokens = number * size if padded else None
+        if model.input_shape[1] is None or number * size > tokens:
+            self._padding = lambda count: number * size - count
 
     def _flat(self, hidden, row):
         """(n, D) hidden states, (V, D) embeddings, (n,) labels; n fills the chunks."""
         hidden = ops.reshape(ops.cast(hidden, "float32"), (-1, hidden.shape[-1]))
         labels = ops.reshape(row, (-1,))
-        if self._tokens:
-            missing = self._tokens - ops.shape(labels)[0]
+        if self._padding:
+            missing = self._padding(ops.shape(labels)[0])
             hidden = ops.pad(hidden, ((0, missing), (0, 0)))
             labels = ops.pad(labels, ((0, missing),), constant_values=PAD_ID)
         embeddings = ops.convert_to_tensor(self._embedding.embeddings)
@@ -99,7 +106,7 @@ class _Scores(_Ending):
         hidden, embeddings, labels = self._flat(hidden, row)
         scores = losses.chunked_token_scores(hidden, embeddings, labels, self._chunk)
         real = ops.cast(ops.not_equal(row, PAD_ID), "float32")
-        if self._tokens:
+        if self._padding:
             count = ops.shape(ops.reshape(row, (-1,)))[0]
             scores = (s[:count] for s in scores)
         return tuple(ops.reshape(s, ops.shape(row)) * real for s in scores)

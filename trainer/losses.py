@@ -60,12 +60,17 @@ def _smoothed(logsumexp, label, total, above, other):
     return nats - other * total if other else nats
 
 
+def largest_chunk(vocab_size):
+    """Tokens of a chunk, at most."""
+    return max(1, CHUNK_LOGITS // vocab_size)
+
+
 def chunks(tokens, vocab_size):
     """(number, size) of the fewest equal chunks within `CHUNK_LOGITS`.
 
     number * size >= tokens: what is above is padding.
     """
-    number = math.ceil(tokens / max(1, CHUNK_LOGITS // vocab_size))
+    number = math.ceil(tokens / largest_chunk(vocab_size))
     return number, math.ceil(tokens / number)
 
 

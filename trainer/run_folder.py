@@ -127,6 +127,14 @@ def record_start(output_dir, flags_text):
         file.write(json.dumps(start) + "\n")
 
 
+def starts(output_dir):
+    """What `record_start` kept, oldest first."""
+    path = pathlib.Path(output_dir) / "starts.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def _version(name):
     try:
         return importlib.metadata.version(name)

@@ -6,7 +6,6 @@ import time
 import keras
 import numpy as np
 
-from trainer import averaging
 from trainer import callbacks
 from trainer import dataset
 from trainer import evaluation
@@ -14,6 +13,7 @@ from trainer import flops
 from trainer import gradient_norm
 from trainer import language_model
 from trainer import model_building
+from trainer import optimizer_state
 from trainer import registry
 from trainer import run_folder
 from trainer.errors import UsageError
@@ -68,7 +68,7 @@ class Result:
     interrupted_by: str | None = None  # SIGINT or SIGTERM
 
     def __str__(self):
-        optimizer = averaging.inner(self.model.optimizer).name
+        optimizer = optimizer_state.inner(self.model.optimizer).name
         lines = [
             f"step {self.steps:,}, optimizer {optimizer} with {self.state_scalars:,} "
             f"state scalars for {self.model.count_params():,} parameters",
@@ -78,17 +78,6 @@ class Result:
         if self.evaluations:
             lines.append(str(self.evaluations[-1][1]))
         return "\n".join(lines)
-
-
-def optimizer_state_scalars(optimizer):
-    """Scalars of state: without counters, the rate, and averages of weights."""
-    optimizer = averaging.inner(optimizer)
-    if hasattr(optimizer, "state_size"):
-        return optimizer.state_size
-    counters = {"iteration", "learning_rate"}
-    return sum(
-        int(np.prod(v.shape)) for v in optimizer.variables if v.name not in counters
-    )
 
 
 def train(run, on_start=None, extra_callbacks=()) -> Result:
@@ -196,7 +185,7 @@ def _train(run, data, on_start, extra_callbacks):
             start_step,
             data.tokens,
             flops_per_token,
-            4 * optimizer_state_scalars(model.optimizer),
+            4 * optimizer_state.state_scalars(model.optimizer),
         )
     evaluations = callbacks.Evaluations(
         model,
@@ -249,7 +238,7 @@ def _train(run, data, on_start, extra_callbacks):
         train_loss=clock.loss,
         flops_per_second=speed * flops_per_token,
         evaluations=evaluations.history,
-        state_scalars=optimizer_state_scalars(model.optimizer),
+        state_scalars=optimizer_state.state_scalars(model.optimizer),
         checkpoint=run.output_dir and str(run_folder.latest_checkpoint(run.output_dir)),
         interrupted_by=interruption.signal and interruption.signal.name,
     )

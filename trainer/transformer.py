@@ -15,6 +15,7 @@ from keras import layers
 from keras import ops
 
 from trainer import registry
+from trainer import sampling
 from trainer.tokenizer import EOS_ID
 
 PACKAGE = "extreme_tensoring_trainer"
@@ -115,21 +116,14 @@ class SelfAttention(layers.Layer):
         }
 
 
-class _Drawn(keras.random.SeedGenerator):
-    """A seed that was drawn before: a block computed again has the same noise."""
-
-    def __init__(self, seed):
-        self._seed = seed
-
-    def next(self, ordered=True):
-        return self._seed
-
-
 def _dropout(x, rate, seed):
-    """Dropout with a seed that was drawn; None: none."""
+    """Dropout with a seed that was drawn before; None: none.
+
+    So a block that is computed again has the same noise.
+    """
     if seed is None or not rate:
         return x
-    return keras.random.dropout(x, rate, seed=_Drawn(seed))
+    return keras.random.dropout(x, rate, seed=sampling.Drawn(seed))
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

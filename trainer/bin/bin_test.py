@@ -8,13 +8,16 @@ import sys
 import pytest
 
 from conftest import PROBLEM
+from testdata.generate import DEV
+from testdata.generate import FOLDER
 
 TRAIN = "--hparams_set=transformer_tiny --hparams=batch_size=256"
 
 
-def call(binary, *arguments):
+def call(binary, *arguments, stdin=""):
     process = subprocess.run(
         [sys.executable, "-m", f"trainer.bin.{binary}", *arguments],
+        input=stdin,
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONWARNINGS": "default"},
@@ -23,7 +26,16 @@ def call(binary, *arguments):
 
 
 @pytest.mark.parametrize(
-    "binary", ["et_datagen", "et_trainer", "et_eval", "et_plan", "et_avg"]
+    "binary",
+    [
+        "et_datagen",
+        "et_trainer",
+        "et_eval",
+        "et_decoder",
+        "et_exporter",
+        "et_plan",
+        "et_avg",
+    ],
 )
 def test_help_is_complete_and_light(binary):
     status, out, _ = call(binary, "--help")
@@ -44,7 +56,7 @@ def test_help_is_complete_and_light(binary):
         (
             "et_datagen",
             "--problem=ptb --data_dir=d --tmp_dir=t",
-            "unknown problem 'ptb'. Known: languagemodel_lm1b2k_packed",
+            "unknown problem 'ptb'. Known: languagemodel_lm1b2k, ",
         ),
         (
             "et_datagen",
@@ -94,6 +106,34 @@ def test_help_is_complete_and_light(binary):
             "et_eval",
             "--data_dir={data} --output_dir={tmp}",
             "holds no run",
+        ),
+        ("et_eval", "--output_dir={tmp}", "--data_dir must be given"),
+        ("et_decoder", "--output_dir={tmp} --data_dir={data}", "holds no run"),
+        (
+            "et_decoder",
+            "--output_dir={tmp} --data_dir={data} --decode_from_file={tmp}/none",
+            "none cannot be read: No such file",
+        ),
+        (
+            "et_decoder",
+            "--output_dir={tmp} --data_dir={data} --top_p=1.5",
+            "--top_p must be in (0, 1]. Got 1.5",
+        ),
+        (
+            "et_decoder",
+            "--output_dir={tmp} --data_dir={data} --beam_size=2 --num_samples=3",
+            "--num_samples=3 needs --beam_size of as much or more. Got 2",
+        ),
+        ("et_exporter", "--output_dir={tmp}", "--data_dir, --export_dir must be given"),
+        (
+            "et_exporter",
+            "--output_dir={tmp} --data_dir={data} --export_dir={tmp}/e",
+            "holds no run",
+        ),
+        (
+            "et_trainer",
+            "--problem={problem} --data_dir={data} --output_dir={tmp}/run --profile=5",
+            "--profile=5 is not FIRST,LAST",
         ),
         ("et_plan", "", "give either one MODEL.keras or --shapes"),
         ("et_plan", "{tmp}/none.keras", "there is no file"),
@@ -171,6 +211,65 @@ def test_train_continue_evaluate(data_dir, tmp_path):
     figures = json.loads(out)
     assert figures["sentences"] == 200
     assert 0 < figures["accuracy"] < 1
+    run = [f"--data_dir={data_dir}", f"--output_dir={tmp_path}"]
+    use_what_was_trained(run, data_dir / "text" / FOLDER / DEV, tmp_path, figures)
+
+
+def use_what_was_trained(run, text, tmp_path, figures):
+    """Score, decode and export, in the run's folder to save time."""
+    status, out, err = call("et_eval", *run, f"--score_file={text}", "--json")
+    assert status == 0, err
+    *lines, corpus = map(json.loads, out.splitlines())
+    assert [line["line"] for line in lines] == list(range(1, 201))
+    assert corpus["line"] == "corpus"
+    for count in ("sentences", "words", "bytes", "tokens"):
+        assert corpus[count] == figures[count] == sum(line[count] for line in lines)
+    assert corpus["nats"] == pytest.approx(sum(line["nats"] for line in lines))
+    long_lines = sum(line["windows"] > 1 for line in lines)
+    assert f"{long_lines} lines have more than 32 tokens" in err
+
+    status, out, err = call("et_eval", *run, "--score_file=-", stdin="ti .\n\nbo\n")
+    assert status == 0, err
+    header, *rows = [line.split("\t") for line in out.splitlines()]
+    assert header[:2] == ["line", "nats"]
+    assert [row[0] for row in rows] == ["1", "3", "corpus"]
+    assert float(rows[2][1]) == pytest.approx(float(rows[0][1]) + float(rows[1][1]))
+    status, _, err = call("et_eval", *run, "--score_file=-", stdin=" \n")
+    assert (status, err.splitlines()[-1]) == (
+        1,
+        "error: --score_file=- holds no text",
+    )
+
+    decode = ["et_decoder", *run, "--decode_length=6", "--batch_size=4"]
+    prompts = "ti bo\n\nzu\n"
+    status, out, err = call(*decode, "--num_samples=2", "--json", stdin=prompts)
+    assert status == 0, err
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [a["prompt"] for a in answers] == ["ti bo"] * 2 + [""] * 2 + ["zu"] * 2
+    assert all(1 <= a["tokens"] <= 6 for a in answers)
+    assert "6 continuations" in err and "tokens/s" in err
+    file = tmp_path / "decoded.txt"
+    status, out, err = call(
+        *decode, "--beam_size=2", f"--decode_to_file={file}", stdin=prompts
+    )
+    assert (status, out) == (0, ""), err
+    assert [
+        line.startswith(p)
+        for line, p in zip(file.read_text().splitlines(), ("ti bo", "", "zu"))
+    ] == [True] * 3
+    status, out, err = call(*decode, "--decode_interactive", stdin="ti\nbo\n")
+    assert status == 0 and "> ti" in out and "> bo" in out
+    status, out, err = call(*decode, stdin="ti .\n" + "bo " * 40)
+    assert status == 1 and "the prompt in line 2 has" in err and out == ""
+
+    export = ["et_exporter", *run, f"--export_dir={tmp_path / 'lm' / '1'}"]
+    status, out, err = call(*export, "--eval_splits=dev,test", "--eval_steps=1")
+    assert status == 0, err
+    assert "saved_model" in out
+    card = (tmp_path / "lm" / "1" / "README.md").read_text()
+    assert "| test |" in card and "et_exporter" in card
+    status, out, err = call(*export)
+    assert status == 1 and "is there already: name a new folder" in err
 
 
 @pytest.mark.parametrize(

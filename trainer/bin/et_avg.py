@@ -32,19 +32,19 @@ def main(argv):
     import numpy as np
     from keras import ops
 
-    from trainer import averaging
+    from trainer import optimizer_state
 
     sums = None
     for path in paths:
         model = run_folder.load_checkpoint(path)
-        with averaging.averaged_weights(model):
+        with optimizer_state.averaged_weights(model):
             weights = [
                 np.asarray(ops.convert_to_numpy(v), "float64")
                 for v in model.trainable_variables
             ]
         sums = weights if sums is None else [a + b for a, b in zip(sums, weights)]
     averages = [total / len(paths) for total in sums]
-    averaging.set_averaged_weights(model, averages)
+    optimizer_state.set_averaged_weights(model, averages)
     written = run_folder.save_model(model, _OUTPUT_DIR.value, "average.keras")
     print(f"{written}: the average of {', '.join(p.name for p in paths)}")
 

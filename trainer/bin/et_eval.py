@@ -1,7 +1,16 @@
-r"""et-eval: how well a trained model predicts a split, all of it by default.
+r"""et-eval: how well a trained model predicts a split, or given text.
 
-et-eval --output_dir=run --data_dir=data
+    et-eval --output_dir=run --data_dir=data
+    et-eval --output_dir=run --data_dir=data --score_file=text.txt > scores.tsv
+
+With --score_file every line is a sentence. A line of output has its number, its nats
+(-log p, its end counted), nats per token, tokens, words, perplexity per word, and the
+windows it was scored in: more than 1 for lines longer than a row. The last line has
+the totals of all.
 """
+
+import json
+import sys
 
 from absl import flags
 
@@ -18,24 +27,30 @@ _PROBLEM = flags.DEFINE_string(
     "problem", None, "Name of the problem. Default: the one trained on."
 )
 _SPLIT = flags.DEFINE_enum("split", "dev", ["train", "dev", "test"], "What to score.")
+_SCORE_FILE = flags.DEFINE_string(
+    "score_file", None, "Text to score, one sentence a line; - is standard input."
+)
 _EVAL_STEPS = flags.DEFINE_integer(
     "eval_steps", 0, "Batches to score; 0 covers the whole split."
 )
-_JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead.")
+_JSON = flags.DEFINE_bool(
+    "json", False, "Print one JSON object instead; with --score_file one a line."
+)
 
 
 def main(argv):
     runner.no_arguments(argv)
     runner.require(_OUTPUT_DIR, _DATA_DIR)
     from trainer import run_folder
-    from trainer.errors import UsageError
 
     config = run_folder.read_config(_OUTPUT_DIR.value)
-    path = _CHECKPOINT_PATH.value or run_folder.latest_checkpoint(_OUTPUT_DIR.value)
-    if path is None:
-        raise UsageError(f"{_OUTPUT_DIR.value} holds no checkpoint yet")
+    if _SCORE_FILE.value:
+        with runner.lines("score_file", _SCORE_FILE.value) as lines:
+            return score(lines)
     from trainer import evaluation
+    from trainer import trained_model
 
+    path = trained_model.checkpoint(_OUTPUT_DIR.value, _CHECKPOINT_PATH.value)
     result = evaluation.evaluate_checkpoint(
         path,
         data_dir=_DATA_DIR.value,
@@ -45,11 +60,55 @@ def main(argv):
         max_batches=_EVAL_STEPS.value,
     )
     if _JSON.value:
-        import json
-
         print(json.dumps(result.to_dict()))
     else:
         print(f"{path}, {_SPLIT.value} split\n{result}")
+    return 0
+
+
+_COLUMNS = ("nats", "nats_per_token", "tokens", "words", "perplexity_per_word")
+
+
+def score(lines):
+    """Prints a line for each line, and one for all."""
+    from trainer import scoring
+    from trainer import trained_model
+    from trainer.errors import UsageError
+
+    trained = trained_model.load(
+        _OUTPUT_DIR.value, _DATA_DIR.value, _CHECKPOINT_PATH.value
+    )
+    scores = scoring.score_lines(
+        trained.model, trained.processor, lines, trained.max_length, trained.batch_size
+    )
+    total, windows, long_lines = None, 0, 0
+    if not _JSON.value:
+        print("line", *_COLUMNS, "windows", sep="\t")
+    for s in scores:
+        print_score(s.line, s.evaluation, s.windows)
+        total = s.evaluation if total is None else total + s.evaluation
+        windows += s.windows
+        long_lines += s.windows > 1
+    if total is None:
+        raise UsageError(f"--score_file={_SCORE_FILE.value} holds no text")
+    print_score("corpus", total, windows)
+    if long_lines:
+        print(
+            f"{long_lines:,} lines have more than {trained.max_length} tokens: scored "
+            "in overlapping windows",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def print_score(line, evaluation, windows):
+    if _JSON.value:
+        print(json.dumps({"line": line} | evaluation.to_dict() | {"windows": windows}))
+        return
+    figures = evaluation.to_dict()
+    cells = [f"{v:.6g}" if isinstance(v := figures[c], float) else v for c in _COLUMNS]
+    cells[0] = f"{evaluation.nats:.4f}"
+    print(line, *cells, windows, sep="\t")
 
 
 run = runner.entry_point(main, __doc__, __name__)

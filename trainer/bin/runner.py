@@ -1,9 +1,12 @@
 """What the binaries share: `--help`, one-line errors, exit status."""
 
+import contextlib
+import os
 import sys
 
 from absl import app
 from absl import flags
+from absl import logging
 
 from trainer.errors import UsageError
 
@@ -27,6 +30,22 @@ def require_positive(*holders):
     for holder in holders:
         if holder.value < 1:
             raise UsageError(f"--{holder.name} must be >= 1. Got {holder.value}")
+
+
+@contextlib.contextmanager
+def lines(flag, path):
+    """The lines of a text file, or of standard input where the path is "-"."""
+    try:
+        # A file that cannot be read is found before a model is loaded.
+        opened = contextlib.nullcontext(sys.stdin.buffer)
+        if path != "-":
+            opened = open(path, "rb")
+        with opened as file:
+            yield (line.decode("utf-8").rstrip("\r\n") for line in file)
+    except OSError as error:
+        raise UsageError(f"--{flag}={path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--{flag}={path} is not UTF-8 text: {error}") from None
 
 
 def entry_point(main, usage, module):
@@ -61,9 +80,16 @@ def entry_point(main, usage, module):
             sys.exit(1)
 
     def run():
+        quieten()
         app.run(guarded, flags_parser=parse)
 
     return run
+
+
+def quieten():
+    """Leaves warnings and errors of TensorFlow, and drops what it says besides."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.set_verbosity(logging.WARNING)
 
 
 def flags_text(module):

@@ -20,6 +20,7 @@ import time
 from absl import flags
 
 from trainer.bin import runner
+from trainer.tokenizer import EOS_ID
 
 PRESETS = {
     # Small enough for a coffee break on two cores.
@@ -225,17 +226,15 @@ class Experiment:
 
     def print_samples(self, result, count):
         """Prints sentences of the model that a run ended with."""
-        from trainer import dataset
-        from trainer import run_folder
-        from trainer import sampling
-        from trainer import tokenizer
+        from trainer import decoding
+        from trainer import trained_model
 
-        newest = run_folder.latest_checkpoint(self._run_dir(result))
-        model = run_folder.load_checkpoint(newest)
-        processor = tokenizer.load(dataset.Paths(self.data_dir, PROBLEM).tokenizer)
+        trained = trained_model.load(self._run_dir(result), self.data_dir)
+        length = trained.max_length
+        decoder = decoding.Decoder(trained.model, length, length, decoding.generate)
         print(f"sampled with {result['optimizer']}:")
-        for sentence in sampling.sample(model, processor, count):
-            print("  " + " ".join(sentence.split()))
+        for ids in decoder([[]] * count).tolist():
+            print("  " + trained.processor.decode([i for i in ids if i > EOS_ID]))
 
     def finished(self):
         if not self.results_file.is_file():

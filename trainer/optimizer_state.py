@@ -1,7 +1,8 @@
-"""Moving averages of a model's weights, which its optimizer may keep (EMA)."""
+"""What an optimizer keeps: its state, and perhaps moving averages of the weights."""
 
 import contextlib
 
+import numpy as np
 from keras import ops
 
 
@@ -10,6 +11,17 @@ def inner(optimizer):
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
     return optimizer
+
+
+def state_scalars(optimizer):
+    """Scalars of state: without counters, the rate, and averages of weights."""
+    optimizer = inner(optimizer)
+    if hasattr(optimizer, "state_size"):
+        return optimizer.state_size
+    counters = {"iteration", "learning_rate"}
+    return sum(
+        int(np.prod(v.shape)) for v in optimizer.variables if v.name not in counters
+    )
 
 
 @contextlib.contextmanager
@@ -31,10 +43,18 @@ def averaged_weights(model):
             variable.assign(value)
 
 
+def use_averaged_weights(model):
+    """Gives a model its moving averages, if it keeps any, for good."""
+    optimizer = inner(model.optimizer)
+    if optimizer.use_ema:
+        set_averaged_weights(model, optimizer._model_variables_moving_average)
+
+
 def set_averaged_weights(model, values):
     """Gives a model weights that are to be used, not trained further."""
     optimizer = inner(model.optimizer)
     kept = optimizer._model_variables_moving_average if optimizer.use_ema else []
     for variables in (model.trainable_variables, kept):
         for variable, value in zip(variables, values):
-            variable.assign(value)
+            # A copy: on JAX two variables of one array would both be given away.
+            variable.assign(ops.convert_to_numpy(value))

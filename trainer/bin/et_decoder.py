@@ -1,0 +1,199 @@
+r"""et-decoder: continues prompts with a trained model.
+
+    et-decoder --output_dir=run --data_dir=data --decode_from_file=prompts.txt
+    echo "The president" | et-decoder --output_dir=run --data_dir=data --top_k=40
+    et-decoder --output_dir=run --data_dir=data --decode_interactive
+
+A line is a prompt; an empty one asks for a sentence from its start. Output is prompt
+and continuation, one a line.
+"""
+
+import functools
+import json
+import pathlib
+import sys
+import time
+
+from absl import flags
+
+from trainer.bin import runner
+from trainer.errors import UsageError
+from trainer.files import write_atomically
+from trainer.tokenizer import EOS_ID
+
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Folder of the run; its newest checkpoint is used."
+)
+_CHECKPOINT_PATH = flags.DEFINE_string(
+    "checkpoint_path", None, "A checkpoint, in place of the newest."
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that et-datagen wrote.")
+_FROM_FILE = flags.DEFINE_string(
+    "decode_from_file", "-", "Prompts, one a line; - is standard input."
+)
+_TO_FILE = flags.DEFINE_string(
+    "decode_to_file", None, "Where the output goes. Default: standard output."
+)
+_INTERACTIVE = flags.DEFINE_bool(
+    "decode_interactive", False, "Answer each prompt as it is entered."
+)
+_LENGTH = flags.DEFINE_integer(
+    "decode_length", 100, "Tokens to continue with, at most."
+)
+_TEMPERATURE = flags.DEFINE_float(
+    "temperature", 1.0, "Of sampling; 0 takes the most likely token."
+)
+_TOP_K = flags.DEFINE_integer(
+    "top_k", 0, "Draw from the k most likely tokens; 0: from all."
+)
+_TOP_P = flags.DEFINE_float(
+    "top_p", 1.0, "Draw from the fewest tokens that have this probability together."
+)
+_BEAM_SIZE = flags.DEFINE_integer(
+    "beam_size", 0, "Search for the likeliest with so many beams; 0: draw."
+)
+_ALPHA = flags.DEFINE_float(
+    "alpha", 0.6, "Length penalty of the beams: larger prefers longer."
+)
+_NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples", 1, "Continuations of each prompt; of beams, the best ones."
+)
+_SEED = flags.DEFINE_integer("random_seed", 0, "Seed of the draws.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Continuations made at a time.")
+_JSON = flags.DEFINE_bool(
+    "json", False, "Print JSON objects: prompt, continuation, tokens, ended."
+)
+
+
+def main(argv):
+    runner.no_arguments(argv)
+    runner.require(_OUTPUT_DIR, _DATA_DIR)
+    runner.require_positive(_LENGTH, _NUM_SAMPLES, _BATCH_SIZE)
+    check_settings()
+    if _INTERACTIVE.value:
+        return interact(Continuer())
+    with runner.lines("decode_from_file", _FROM_FILE.value) as prompts:
+        continuer = Continuer()
+        start, lines, tokens = time.perf_counter(), [], 0
+        for answer in continuer.all(prompts):
+            lines.append(json.dumps(answer) if _JSON.value else show(answer))
+            tokens += answer["tokens"]
+            if not _TO_FILE.value:
+                print(lines[-1], flush=True)
+    if _TO_FILE.value:
+        text = "".join(f"{line}\n" for line in lines)
+        write_atomically(
+            pathlib.Path(_TO_FILE.value), lambda partial: partial.write_text(text)
+        )
+    seconds = time.perf_counter() - start
+    print(
+        f"{len(lines):,} continuations, {tokens:,} tokens, {tokens / seconds:,.0f} "
+        f"tokens/s; the first batch, which compiles, took {continuer.first_seconds:.1f}"
+        f" of {seconds:.1f} s",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def check_settings():
+    for holder in (_TEMPERATURE, _TOP_K, _BEAM_SIZE, _ALPHA):
+        if holder.value < 0:
+            raise UsageError(f"--{holder.name} must be >= 0. Got {holder.value}")
+    if not 0 < _TOP_P.value <= 1:
+        raise UsageError(f"--top_p must be in (0, 1]. Got {_TOP_P.value}")
+    if 0 < _BEAM_SIZE.value < _NUM_SAMPLES.value:
+        raise UsageError(
+            f"--num_samples={_NUM_SAMPLES.value} needs --beam_size of as much or more. "
+            f"Got {_BEAM_SIZE.value}"
+        )
+
+
+class Continuer:
+    """Prompts in, continuations out, as the flags say."""
+
+    def __init__(self):
+        from trainer import beam_search
+        from trainer import decoding
+        from trainer import trained_model
+
+        trained = trained_model.load(
+            _OUTPUT_DIR.value, _DATA_DIR.value, _CHECKPOINT_PATH.value
+        )
+        if _BEAM_SIZE.value:
+            function = functools.partial(
+                beam_search.beam_search, beams=_BEAM_SIZE.value, alpha=_ALPHA.value
+            )
+        else:
+            function = functools.partial(
+                decoding.generate,
+                temperature=_TEMPERATURE.value,
+                top_k=min(_TOP_K.value, trained.processor.vocab_size()),
+                top_p=_TOP_P.value,
+            )
+        self._processor = trained.processor
+        self._decoder = decoding.Decoder(
+            trained.model, trained.max_length, _LENGTH.value, function
+        )
+        self._copies = 1 if _BEAM_SIZE.value else _NUM_SAMPLES.value
+        self.first_seconds = None
+
+    def all(self, prompts):
+        """Yields the answers to each prompt in turn: dicts."""
+        prompts = [prompt.strip() for prompt in prompts]
+        if not prompts:
+            raise UsageError(f"--decode_from_file={_FROM_FILE.value} holds no line")
+        for number, ids in enumerate(self._processor.encode(prompts), start=1):
+            self._decoder.check(ids, f"the prompt in line {number}")
+        each = min(max(1, _BATCH_SIZE.value // self._copies), len(prompts))
+        for start in range(0, len(prompts), each):
+            part = prompts[start : start + each]
+            # A last batch that is smaller would be compiled for itself.
+            filled = part + [""] * (each - len(part))
+            began = time.perf_counter()
+            found = self._continue(self._processor.encode(filled), _SEED.value + start)
+            if self.first_seconds is None:
+                self.first_seconds = time.perf_counter() - began
+            for prompt, continuations in zip(part, found):
+                yield from (self._answer(prompt, c) for c in continuations)
+
+    def _continue(self, ids, seed):
+        if _BEAM_SIZE.value:
+            beams, _ = self._decoder(ids)
+            return beams[:, : _NUM_SAMPLES.value].tolist()
+        copies = [prompt for prompt in ids for _ in range(self._copies)]
+        found = self._decoder(copies, seed)
+        return found.reshape(len(ids), self._copies, -1).tolist()
+
+    def _answer(self, prompt, ids):
+        # Together: where a word goes on, its two parts have no space between them.
+        whole = [*self._processor.encode(prompt), *(i for i in ids if i > EOS_ID)]
+        return {
+            "prompt": prompt,
+            "continuation": self._processor.decode(whole).removeprefix(prompt),
+            "tokens": sum(i > 0 for i in ids),
+            "ended": EOS_ID in ids,
+        }
+
+
+def show(answer):
+    return (answer["prompt"] + answer["continuation"]).strip()
+
+
+def interact(continuer):
+    print("Enter a prompt; Ctrl-D ends.", file=sys.stderr)
+    while True:
+        try:
+            prompt = input("> ")
+        except EOFError:
+            return 0
+        try:
+            for answer in continuer.all([prompt]):
+                print(json.dumps(answer) if _JSON.value else show(answer), flush=True)
+        except UsageError as error:
+            print(error, file=sys.stderr)
+
+
+run = runner.entry_point(main, __doc__, __name__)
+
+if __name__ == "__main__":
+    run()

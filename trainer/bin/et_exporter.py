@@ -1,0 +1,70 @@
+r"""et-exporter: writes a trained model for use elsewhere.
+
+et-exporter --output_dir=run --data_dir=data --export_dir=models/lm/1
+
+The SavedModel has the signatures score, next_token_logits and generate, the vocabulary
+in assets/ and a model card, README.md. It runs where there is TensorFlow alone.
+"""
+
+import os
+import shlex
+import sys
+
+from absl import flags
+
+from trainer.bin import runner
+
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Folder of the run; its newest checkpoint is used."
+)
+_CHECKPOINT_PATH = flags.DEFINE_string(
+    "checkpoint_path", None, "A checkpoint, in place of the newest."
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that et-datagen wrote.")
+_EXPORT_DIR = flags.DEFINE_string("export_dir", None, "Folder to make.")
+_FORMAT = flags.DEFINE_enum(
+    "format", "saved_model", ["saved_model", "keras", "onnx"], "What to write."
+)
+_SPLITS = flags.DEFINE_list(
+    "eval_splits", ["dev"], "Splits whose perplexity the model card gives."
+)
+_EVAL_STEPS = flags.DEFINE_integer(
+    "eval_steps", 0, "Batches of each to evaluate; 0 covers the whole split."
+)
+
+
+def main(argv):
+    runner.no_arguments(argv)
+    runner.require(_OUTPUT_DIR, _DATA_DIR, _EXPORT_DIR)
+    from trainer import evaluation
+    from trainer import exporting
+    from trainer import trained_model
+
+    trained = trained_model.load(
+        _OUTPUT_DIR.value, _DATA_DIR.value, _CHECKPOINT_PATH.value
+    )
+    exporting.check(_EXPORT_DIR.value, _FORMAT.value)
+    evaluations = {
+        split: evaluation.evaluate_model(
+            trained.model,
+            _DATA_DIR.value,
+            trained.description,
+            split,
+            trained.batch_size,
+            _EVAL_STEPS.value,
+        )
+        for split in _SPLITS.value
+    }
+    command = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    path = exporting.export(
+        trained, _EXPORT_DIR.value, _FORMAT.value, evaluations, command
+    )
+    size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+    print(f"{path}: {_FORMAT.value}, {size / 1e6:,.1f} MB, from {trained.path}")
+    return 0
+
+
+run = runner.entry_point(main, __doc__, __name__)
+
+if __name__ == "__main__":
+    run()
