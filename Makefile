@@ -12,10 +12,10 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .venv/installed .venv-jax/installed: setup.py
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	if command -v uv >/dev/null; then \
-	  uv pip install --quiet --python $(@D)/bin/python -e '.[$(BACKEND),test,bench]'; \
+	  uv pip install --quiet --python $(@D)/bin/python -e '.[$(BACKEND),test,bench,examples]'; \
 	else \
 	  $(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
-	    -e '.[$(BACKEND),test,bench]'; \
+	    -e '.[$(BACKEND),test,bench,examples]'; \
 	fi
 	touch $@
 .venv-jax/installed: BACKEND := jax

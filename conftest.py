@@ -40,3 +40,45 @@ def data_dir(tmp_path_factory):
         registry.problems.get(PROBLEM), folder / "text", folder, max_length=32
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(data_dir, tmp_path_factory):
+    """A small model after some steps, as `trained_model.load` gives it."""
+    from trainer import run_folder
+    from trainer import trained_model
+    from trainer import training
+    from trainer.hparams import HParams
+
+    output_dir = str(tmp_path_factory.mktemp("trained"))
+    hparams = HParams(
+        num_hidden_layers=2,
+        hidden_size=32,
+        filter_size=64,
+        num_heads=2,
+        batch_size=512,
+        learning_rate_warmup_steps=20,
+        ema_momentum=0.9,
+    )
+    run = training.Run(PROBLEM, str(data_dir), hparams, 60, output_dir)
+    training.train(run, lambda: run_folder.record_start(output_dir, ""))
+    return trained_model.load(output_dir, data_dir)
+
+
+@pytest.fixture(scope="session")
+def dev(trained, data_dir):
+    """Its evaluation on the dev split."""
+    from trainer import evaluation
+
+    return evaluation.evaluate_model(
+        trained.model, data_dir, trained.description, "dev", 512
+    )
+
+
+@pytest.fixture(scope="session")
+def saved_model(trained, dev, tmp_path_factory):
+    """Its export."""
+    from trainer import exporting
+
+    folder = tmp_path_factory.mktemp("models") / "lm" / "1"
+    return exporting.export(trained, folder, evaluations={"dev": dev}, command="me")

@@ -44,10 +44,13 @@ setuptools.setup(
         "jax": ["jax>=0.7"],
         "test": [
             "hypothesis>=6.100",
+            "ipykernel>=6.29",  # executes the notebook
+            "nbclient>=0.10",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.14",
         ],
+        "examples": ["fastapi>=0.115", "uvicorn>=0.30"],
         "bench": ["psutil>=5.9"],
     },
     entry_points={

@@ -32,7 +32,9 @@ COMMANDS = {
     "sparse_step": "-m benchmarks.sparse_step",
     "fit_step": "-m benchmarks.fit_step --hparams_set=transformer_base "
     "--batch_size=512 --rounds=3 --steps=4 --optimizers=sgd,adam,et2",
+    "trainer_throughput": "-m benchmarks.trainer_throughput --rounds=2",
     "memory": "-m benchmarks.memory",
+    "decoding": "-m benchmarks.decoding",
 }
 README = pathlib.Path(__file__).with_name("README.md")
 _ONLY = flags.DEFINE_list("only", list(COMMANDS), "Benchmarks to run.")

@@ -196,6 +196,18 @@ def _causal_row_layer():
     return CausalRow
 
 
+def _input_pipeline():
+    """Batches drawn and dropped: what reading, shuffling and batching cost."""
+    from trainer import dataset
+
+    with tempfile.TemporaryDirectory() as data_dir:
+        _write_data(data_dir)
+        description = dataset.load_description(data_dir, _PROBLEM)
+        train = dataset.buckets(data_dir, description, "train")
+        batches = dataset.training_batches(train, _TOKENS.value, seed=0)
+        return _figures(_timed_steps(lambda: next(batches)), "grain")
+
+
 def _hugging_face(compiled):
     import torch
     import transformers
@@ -287,9 +299,10 @@ def _flax():
 
 
 def _figures(tokens_per_second, *libraries):
-    import importlib
+    import importlib.metadata
 
-    versions = [f"{n} {importlib.import_module(n).__version__}" for n in libraries]
+    names = {"tensorflow": "tensorflow-cpu"}
+    versions = [f"{n} {importlib.metadata.version(names.get(n, n))}" for n in libraries]
     return {"tokens_per_second": tokens_per_second, "versions": ", ".join(versions)}
 
 
@@ -298,6 +311,7 @@ CONTESTANTS = {
     "ours": (_ours, "tensorflow", None),
     "ours_adam": (lambda: _ours("adam"), "tensorflow", None),
     "ours_causal_only": (lambda: _ours(causal_only=True), "tensorflow", None),
+    "input_pipeline": (_input_pipeline, "tensorflow", None),
     "ours_on_jax": (_ours, "jax", _JAX_PYTHON),
     "hugging_face": (lambda: _hugging_face(False), "torch", _TORCH_PYTHON),
     "hugging_face_compiled": (lambda: _hugging_face(True), "torch", _TORCH_PYTHON),

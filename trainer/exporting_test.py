@@ -13,49 +13,13 @@ import pytest
 from conftest import PROBLEM
 from trainer import dataset
 from trainer import decoding
-from trainer import evaluation
 from trainer import exporting
-from trainer import run_folder
 from trainer import trained_model
-from trainer import training
 from trainer.errors import UsageError
-from trainer.hparams import HParams
-
-HPARAMS = HParams(
-    num_hidden_layers=2,
-    hidden_size=32,
-    filter_size=64,
-    num_heads=2,
-    batch_size=512,
-    learning_rate_warmup_steps=20,
-    ema_momentum=0.9,
-)
-
-
-@pytest.fixture(scope="module")
-def trained(data_dir, tmp_path_factory):
-    output_dir = str(tmp_path_factory.mktemp("run"))
-    run = training.Run(PROBLEM, str(data_dir), HPARAMS, 60, output_dir)
-    training.train(run, lambda: run_folder.record_start(output_dir, ""))
-    return trained_model.load(output_dir, data_dir)
-
-
-@pytest.fixture(scope="module")
-def dev(trained, data_dir):
-    return evaluation.evaluate_model(
-        trained.model, data_dir, trained.description, "dev", 512
-    )
-
 
 needs_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="a SavedModel is TensorFlow's"
 )
-
-
-@pytest.fixture(scope="module")
-def saved_model(trained, dev, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "lm" / "1"
-    return exporting.export(trained, folder, evaluations={"dev": dev}, command="me")
 
 
 # Keras and ours cannot be imported: what answers is TensorFlow alone.

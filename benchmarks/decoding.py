@@ -1,0 +1,81 @@
+r"""Seconds of a token by `trainer.decoding`, and by running the prefix again.
+
+    python -m benchmarks.decoding [--hparams_set=transformer_small] [--rows=8] \
+        [--vocab_size=8192] [--rounds=5]
+
+One row of tokens drawn, in rows of 256. "At 10" and "at 250" are the cost of a token
+when that many were generated: the difference of two lengths, compiled once each.
+Running again computes hidden states of the whole row and logits of one token.
+"""
+
+import functools
+
+from absl import flags
+
+from trainer.bin import runner
+
+_HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_small", "Model.")
+_ROWS = flags.DEFINE_list("rows", ["1", "8", "32"], "Rows continued at a time.")
+_VOCAB = flags.DEFINE_integer("vocab_size", 8192, "Tokens of the vocabulary.")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "The fastest counts.")
+_LENGTH = 256
+
+
+def main(argv):
+    runner.no_arguments(argv)
+    from benchmarks import measure
+    from trainer import registry
+
+    hparams = registry.hparams_sets.get(_HPARAMS_SET.value)()
+    model = registry.models.get("transformer_lm")(hparams, _VOCAB.value, _LENGTH)
+    print(
+        f"{_HPARAMS_SET.value}, {_VOCAB.value} tokens of vocabulary, "
+        f"{measure.environment()}\n"
+    )
+    print(
+        "| rows | tokens/s | ms a token at 10 | at 250 | at 250 / at 10 | "
+        "prefix again, ms | again / cache |\n|---|---|---|---|---|---|---|"
+    )
+    for rows in map(int, _ROWS.value):
+        seconds = {n: _generation(model, rows, n) for n in (5, 15, 240, 250)}
+        early = (seconds[15] - seconds[5]) / 10
+        late = (seconds[250] - seconds[240]) / 10
+        mean = seconds[250] / 250
+        again = _prefix(model, rows)
+        print(
+            f"| {rows} | {rows / mean:,.0f} | {1e3 * early:.2f} | {1e3 * late:.2f} | "
+            f"{late / early:.2f} | {1e3 * again:.2f} | {again / mean:.1f} |"
+        )
+
+
+def _generation(model, rows, length):
+    """Seconds of `length` tokens after prompts of one."""
+    from benchmarks.measure import timed
+    from trainer import decoding
+
+    # A row that has ended costs what the others do; the draw is in it.
+    function = functools.partial(decoding.generate, temperature=1.0)
+    decoder = decoding.Decoder(model, _LENGTH, length, function)
+    decoder([[5]] * rows)
+    return min(timed(lambda: decoder([[5]] * rows)) for _ in range(_ROUNDS.value))
+
+
+def _prefix(model, rows):
+    """Seconds of a token from the whole row."""
+    import keras
+    import numpy as np
+
+    from benchmarks.measure import timed
+    from trainer import language_model
+
+    embedding, hidden = language_model.output_embedding(model)
+    last = keras.Model(model.inputs, embedding(hidden[:, -1:], reverse=True))
+    ids = np.full((rows, _LENGTH), 5, "int32")
+    last.predict_on_batch(ids)
+    return min(timed(lambda: last.predict_on_batch(ids)) for _ in range(_ROUNDS.value))
+
+
+run = runner.entry_point(main, __doc__, __name__)
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,109 @@
+r"""Serves an export of et-exporter over HTTP: an example to start from.
+
+    pip install '.[cpu,examples]'
+    MODEL=models/lm/1 uvicorn --factory examples.serve:create_app --limit-concurrency=64
+    curl localhost:8000/score --json '{"texts": ["The president spoke ."]}'
+    curl localhost:8000/generate --json '{"prompts": ["The president"], "length": 20}'
+
+It imports nothing of ours and no Keras. TensorFlow runs requests in parallel, each in a
+thread that FastAPI gives it. Bad input is answered with 4xx and a reason.
+"""
+
+import json
+import math
+import os
+import pathlib
+from typing import Annotated
+
+import sentencepiece
+import tensorflow as tf
+from fastapi import FastAPI
+from fastapi import HTTPException
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from pydantic import Field
+
+MAX_BODY = 1_000_000  # bytes
+Texts = Annotated[list[str], Field(min_length=1, max_length=64)]
+
+
+class ScoreRequest(BaseModel):
+    texts: Texts
+
+
+class GenerateRequest(BaseModel):
+    prompts: Texts
+    length: int = Field(40, ge=1, le=1024)
+    temperature: float = Field(0.8, ge=0, le=10)
+    top_k: int = Field(40, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
+
+
+def create_app(folder=None) -> FastAPI:
+    """The server of an export; by default that of the environment variable MODEL."""
+    folder = pathlib.Path(folder or os.environ["MODEL"])
+    functions = tf.saved_model.load(str(folder)).signatures
+    limits = json.loads((folder / "assets.extra" / "limits.json").read_text())
+    vocabulary = sentencepiece.SentencePieceProcessor(
+        model_file=str(folder / "assets" / "tokenizer.model")
+    )
+    end = limits["eos_id"]
+    app = FastAPI(title="language model")
+
+    def encode(texts, most, suffix=()):
+        """(B, T) ids filled up with padding."""
+        rows = [[*vocabulary.encode(text.strip()), *suffix] for text in texts]
+        for number, row in enumerate(rows, start=1):
+            if len(row) > most:
+                reason = f"text {number} has {len(row)} tokens; the most is {most}"
+                raise HTTPException(422, reason)
+        width = max(1, *map(len, rows))
+        pad = limits["pad_id"]
+        return tf.constant([row + [pad] * (width - len(row)) for row in rows], tf.int32)
+
+    @app.middleware("http")
+    async def limit_body(request: Request, call_next):
+        if request.method == "POST":
+            size = request.headers.get("content-length")
+            if size is None or not size.isdigit():
+                return JSONResponse({"detail": "Content-Length is required"}, 411)
+            if int(size) > MAX_BODY:
+                detail = f"the body has {size} bytes; the most is {MAX_BODY}"
+                return JSONResponse({"detail": detail}, 413)
+        return await call_next(request)
+
+    @app.get("/health")
+    def health():
+        return limits
+
+    @app.post("/score")
+    def score(request: ScoreRequest):
+        """Nats (-log p), tokens and perplexity per word of each text."""
+        ids = encode(request.texts, limits["max_length"], [end])
+        nats = tf.reduce_sum(functions["score"](ids=ids)["nats"], axis=1).numpy()
+        tokens = tf.math.count_nonzero(ids, axis=1).numpy()
+        return [
+            {
+                "nats": float(n),
+                "tokens": int(t),
+                "perplexity_per_word": math.exp(min(n / (len(text.split()) + 1), 700)),
+            }
+            for n, t, text in zip(nats, tokens, request.texts)
+        ]
+
+    @app.post("/generate")
+    def generate(request: GenerateRequest):
+        """Each prompt with its continuation."""
+        ids = encode(request.prompts, limits["max_length"] - 1)
+        found = functions["generate"](
+            ids=ids,
+            length=tf.constant(min(request.length, limits["max_length"])),
+            temperature=tf.constant(request.temperature),
+            top_k=tf.constant(min(request.top_k, limits["vocab_size"])),
+            seed=tf.constant(request.seed),
+        )["ids"]
+        rows = tf.concat([ids, found], axis=1).numpy().tolist()
+        return [vocabulary.decode([i for i in row if i > end]) for row in rows]
+
+    return app
