@@ -21,7 +21,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .venv-jax/installed: BACKEND := jax
 
 demo: .venv/installed
-	$(BIN)/python -m trainer.experiments.memory_performance --preset=demo
+	$(BIN)/python -m trainer.experiments.memory_performance --scale=demo
 
 test: lint
 	$(BIN)/python -m pytest -n 2

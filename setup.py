@@ -25,6 +25,8 @@ setuptools.setup(
         "keras>=3.15.1",
         "matplotlib>=3.8",
         "numpy>=1.26",
+        "optuna>=4.4",
+        "scipy>=1.11",
         "sentencepiece>=0.2.3",
         "tensorboard>=2.19",
         "tensorflow-datasets>=4.9.10",
@@ -61,6 +63,7 @@ setuptools.setup(
             "et-eval = trainer.bin.et_eval:run",
             "et-decoder = trainer.bin.et_decoder:run",
             "et-exporter = trainer.bin.et_exporter:run",
+            "et-sweep = trainer.bin.et_sweep:run",
             "et-plan = trainer.bin.et_plan:run",
         ]
     },

@@ -248,8 +248,8 @@ class Evaluations(_Periodic):
     """Evaluates every `frequency` steps and at the last one.
 
     Keeps (step, Evaluation) in `history`, and the best model in `output_dir`.
-    With `patience`, that many evaluations in a row without a better one end
-    training.
+    Calls `on_evaluation(step, evaluation)`. With `patience`, that many evaluations in
+    a row without a better one end training.
     """
 
     def __init__(
@@ -262,8 +262,10 @@ class Evaluations(_Periodic):
         summaries=None,
         output_dir=None,
         patience=0,
+        on_evaluation=None,
     ):
         super().__init__(start_step, frequency, last)
+        self._on_evaluation = on_evaluation
         self._evaluated = model
         self._evaluate = evaluate
         self._summaries = summaries
@@ -286,6 +288,8 @@ class Evaluations(_Periodic):
             f"word {evaluation.perplexity_per_word:.2f}",
             file=sys.stderr,
         )
+        if self._on_evaluation:
+            self._on_evaluation(self.step, evaluation)
 
     def _keep_best(self, nats):
         if self._best is None or nats < self._best[1]:

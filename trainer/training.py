@@ -67,6 +67,15 @@ class Result:
     checkpoint: str | None  # path of the last one
     interrupted_by: str | None = None  # SIGINT or SIGTERM
 
+    def to_dict(self):
+        """Figures, for a record of the run."""
+        names = ("steps", "seconds", "tokens_per_second", "train_loss", "state_scalars")
+        return {name: getattr(self, name) for name in names} | {
+            "parameters": self.model.count_params(),
+            "dev": self.evaluations[-1][1].to_dict(),
+            "curve": [(step, e.nats_per_token) for step, e in self.evaluations],
+        }
+
     def __str__(self):
         optimizer = optimizer_state.inner(self.model.optimizer).name
         lines = [
@@ -80,13 +89,15 @@ class Result:
         return "\n".join(lines)
 
 
-def train(run, on_start=None, extra_callbacks=()) -> Result:
+def train(run, on_start=None, extra_callbacks=(), on_evaluation=None) -> Result:
     """Trains, or continues from the newest checkpoint in `run.output_dir`.
 
     Args:
         run: a `Run`.
         on_start: called when all is checked, before the first step.
         extra_callbacks: Keras callbacks, called before the run's own.
+        on_evaluation: called with step and `Evaluation` after each; what it raises
+            ends the run.
 
     Raises:
         UsageError: data is missing, the batch is smaller than a row, a name is
@@ -101,10 +112,11 @@ def train(run, on_start=None, extra_callbacks=()) -> Result:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
+    arguments = run, data, on_start, extra_callbacks, on_evaluation
     if not run.output_dir:
-        return _train(run, data, on_start, extra_callbacks)
+        return _train(*arguments)
     with run_folder.lock(run.output_dir):
-        return _train(run, data, on_start, extra_callbacks)
+        return _train(*arguments)
 
 
 class _Data:
@@ -134,7 +146,7 @@ class _Data:
         return {"data": facts | {"train_rows": rows}}
 
 
-def _train(run, data, on_start, extra_callbacks):
+def _train(run, data, on_start, extra_callbacks, on_evaluation):
     newest = None
     if run.output_dir:
         run_folder.write_config(run.output_dir, run.identity() | data.identity())
@@ -196,6 +208,7 @@ def _train(run, data, on_start, extra_callbacks):
         summaries,
         run.output_dir,
         run.patience,
+        on_evaluation,
     )
     clock = _Clock()
     interruption = callbacks.Interruption()

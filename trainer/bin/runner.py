@@ -28,7 +28,7 @@ def require(*holders):
 
 def require_positive(*holders):
     for holder in holders:
-        if holder.value < 1:
+        if holder.value is not None and holder.value < 1:
             raise UsageError(f"--{holder.name} must be >= 1. Got {holder.value}")
 
 

@@ -12,7 +12,7 @@ from trainer.bin import runner
 
 _RUNS = flags.DEFINE_list("runs", None, "Folders of runs.")
 _TAG = flags.DEFINE_string("tag", "dev/perplexity_per_word", "What to draw.")
-_FILE = flags.DEFINE_string("file", "curves.png", "Picture to write: .png, .svg, .pdf.")
+_FILE = flags.DEFINE_string("file", "curves.png", "Picture to write, .png and .svg.")
 _LOG = flags.DEFINE_bool("log", True, "Whether the y axis is logarithmic.")
 
 
@@ -20,16 +20,17 @@ def main(argv):
     runner.no_arguments(argv)
     runner.require(_RUNS)
     curves = {pathlib.Path(r).name: read(r, _TAG.value) for r in _RUNS.value}
-    plot(curves, _TAG.value, _FILE.value, _LOG.value)
-    for name, (steps, values) in curves.items():
-        print(
-            f"{name}: {values[-1]:.4f} at step {steps[-1]:,}, lowest {min(values):.4f}"
-        )
-    print(f"plot: {_FILE.value}")
+    from trainer.experiments import report
+
+    report.curves_plot(_FILE.value, curves, "step", _TAG.value, log_y=_LOG.value)
+    for name, points in curves.items():
+        (step, value), lowest = points[-1], min(value for _, value in points)
+        print(f"{name}: {value:.4f} at step {step:,}, lowest {lowest:.4f}")
+    print(f"plots: {pathlib.Path(_FILE.value).with_suffix('')}.png and .svg")
 
 
 def read(run, tag):
-    """(steps, values) of a scalar that a run wrote.
+    """[(step, value), ...] of a scalar that a run wrote.
 
     Raises:
         UsageError: it wrote no such scalar.
@@ -43,28 +44,10 @@ def read(run, tag):
     tags = events.Tags()["tensors"]
     if tag not in tags:
         raise UsageError(f"{run} has no scalar {tag!r}. It has: {', '.join(tags)}")
-    points = {e.step: e.tensor_proto.float_val[0] for e in events.Tensors(tag)}
-    return list(points), list(points.values())
-
-
-def plot(curves, label, file, log=True):
-    """Draws {name: (steps, values)}."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for name, (steps, values) in curves.items():
-        axes.plot(steps, values, label=name)
-    axes.set_xlabel("step")
-    axes.set_ylabel(label)
-    if log:
-        axes.set_yscale("log")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    figure.savefig(file, dpi=150)
-    pyplot.close(figure)
+    # A run that went on from a checkpoint wrote some steps twice: the last one holds.
+    return list(
+        {e.step: e.tensor_proto.float_val[0] for e in events.Tensors(tag)}.items()
+    )
 
 
 run = runner.entry_point(main, __doc__, __name__)

@@ -10,24 +10,38 @@ def test_two_optimizers_and_a_second_run(tmp_path):
         sys.executable,
         "-m",
         "trainer.experiments.memory_performance",
-        "--preset=demo",
+        "--scale=smoke",
         f"--tmp_dir={TESTDATA}",
         f"--output_dir={tmp_path}",
         "--train_steps=3",
-        "--optimizers=sgd,et2",
     ]
     first = subprocess.run(command, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     table = first.stdout.splitlines()
-    assert table[0].split()[:2] == ["optimizer", "c"]
-    assert table[1].split()[0] == "sgd" and table[2].split()[0] == "et2"
-    assert "(entropy of the text)" in table[3]
-    assert (tmp_path / "perplexity_against_memory.png").stat().st_size > 10_000
+    assert table[0].startswith("| optimizer | c | state scalars |")
+    assert table[2].startswith("| sgd |") and table[3].startswith("| et2 |")
+    assert "±" in table[3] and "entropy of the text" in table[4]
+    for name in ("perplexity", "curves"):
+        for suffix in (".png", ".svg"):
+            assert (tmp_path / f"{name}{suffix}").stat().st_size > 10_000
     results = (tmp_path / "results.jsonl").read_text()
-    assert [json.loads(r)["optimizer"] for r in results.splitlines()] == ["sgd", "et2"]
+    found = [json.loads(line) for line in results.splitlines()]
+    assert [(r["name"], r["seed"]) for r in found] == [
+        ("sgd", 0),
+        ("sgd", 1),
+        ("et2", 0),
+        ("et2", 1),
+    ]
+    assert table[:5] == (tmp_path / "table.md").read_text().splitlines()
+    assert len(table) == 5 + 1 + 1  # plots, total
 
     second = subprocess.run(command, capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
-    assert second.stdout.splitlines()[:-1] == table[:-1]  # the samples, too
-    assert len(table) == 4 + 1 + 1 + 3 + 1
+    assert second.stdout.splitlines()[:-1] == table[:-1]
     assert (tmp_path / "results.jsonl").read_text() == results
+
+    command += ["--scale=demo", "--entries=et2"]
+    third = subprocess.run(command, capture_output=True, text=True)
+    assert third.returncode == 0, third.stderr
+    table = third.stdout.splitlines()
+    assert table[5] == "sampled with et2:" and len(table) == 4 + 1 + 1 + 3 + 1

@@ -1,0 +1,134 @@
+r"""et-sweep: searches hyperparameters for the lowest loss on the dev split.
+
+    et-sweep --problem=languagemodel_lm1b32k_packed --data_dir=data --output_dir=sweep \
+        --hparams_set=transformer_base --train_steps=10000 --trials=20 --workers=2 \
+        --hparams_range="learning_rate_constant=0.01:10:log,optimizer=et2|et2_rank1"
+
+The study is OUTPUT_DIR/sweep.db (SQLite). The same command goes on with it. A trial
+that is worse than the median of those before it at the same step is ended early.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+from absl import flags
+
+from trainer.bin import runner
+
+_PROBLEM = flags.DEFINE_string("problem", None, "Name of the problem.")
+_MODEL = flags.DEFINE_string("model", "transformer_lm", "Name of the model.")
+_HPARAMS_SET = flags.DEFINE_string(
+    "hparams_set", "transformer_base", "Name of the set of hyperparameters."
+)
+_HPARAMS = flags.DEFINE_string(
+    "hparams", "", "Changes to the set: name=value,name=value."
+)
+_RANGES = flags.DEFINE_string(
+    "hparams_range", None, "What to search: name=a|b,name=LOW:HIGH,name=LOW:HIGH:log."
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that et-datagen wrote.")
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the study.")
+_STUDY = flags.DEFINE_string("study", "sweep", "Name of the study in its file.")
+_TRAIN_STEPS = flags.DEFINE_integer("train_steps", 10_000, "Steps of a trial.")
+_EVAL_FREQUENCY = flags.DEFINE_integer(
+    "local_eval_frequency", 1000, "Steps between evaluations, where trials are ended."
+)
+_EVAL_STEPS = flags.DEFINE_integer(
+    "eval_steps", 0, "Batches of an evaluation; 0 covers the whole split."
+)
+_TRIALS = flags.DEFINE_integer(
+    "trials", 20, "Trials of the study, earlier ones counted."
+)
+_WORKERS = flags.DEFINE_integer("workers", 1, "Trials that run at the same time.")
+_WORKER = flags.DEFINE_integer("worker", 0, "Internal: which of them this is.")
+_SEED = flags.DEFINE_integer(
+    "random_seed", 0, "Seed of the trials' initialization and data, and of the search."
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    "float32",
+    ["float32", "mixed_bfloat16", "mixed_float16"],
+    "Of the computation; weights stay float32.",
+)
+_USR_DIR = flags.DEFINE_string(
+    "usr_dir", None, "Folder of Python files that register problems, models, ..."
+)
+
+
+def main(argv):
+    runner.no_arguments(argv)
+    from trainer import registry
+    from trainer import sweep
+
+    if _USR_DIR.value:
+        registry.import_usr_dir(_USR_DIR.value)
+    hparams = registry.hparams_sets.get(_HPARAMS_SET.value)().override(_HPARAMS.value)
+    runner.require(_PROBLEM, _DATA_DIR, _OUTPUT_DIR, _RANGES)
+    runner.require_positive(_TRAIN_STEPS, _EVAL_FREQUENCY, _TRIALS, _WORKERS)
+    ranges = sweep.parse_ranges(_RANGES.value)
+    from trainer import dataset
+
+    registry.problems.get(_PROBLEM.value)
+    dataset.load_description(_DATA_DIR.value, _PROBLEM.value)
+    folder = pathlib.Path(_OUTPUT_DIR.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    study = sweep.create_study(
+        folder / "sweep.db", _STUDY.value, _SEED.value + _WORKER.value
+    )
+    # This process is a worker, too.
+    others = [
+        subprocess.Popen(
+            [sys.executable, "-m", "trainer.bin.et_sweep", *sys.argv[1:]]
+            + ["--workers=1", f"--worker={number}"]
+        )
+        for number in range(1, _WORKERS.value)
+    ]
+    from trainer import training
+
+    settings = training.Run(
+        problem=_PROBLEM.value,
+        model=_MODEL.value,
+        data_dir=_DATA_DIR.value,
+        hparams=hparams,
+        train_steps=_TRAIN_STEPS.value,
+        seed=_SEED.value,
+        eval_frequency=_EVAL_FREQUENCY.value,
+        eval_batches=_EVAL_STEPS.value,
+        dtype=_DTYPE.value,
+    )
+    try:
+        objective = sweep.training_objective(settings, ranges)
+        sweep.optimize(study, objective, _TRIALS.value, report=report)
+    finally:
+        for worker in others:
+            worker.wait()
+    if _WORKER.value:
+        return 0
+    best = study.best_trial
+    print(f"best of {len(study.trials)} trials: {show(best)}")
+    print(f"--hparams={','.join(f'{k}={v}' for k, v in best.params.items())}")
+    with open(folder / f"{_STUDY.value}.jsonl", "w", encoding="utf-8") as file:
+        for trial in study.trials:
+            record = {"state": trial.state.name, "value": trial.value}
+            record |= {"params": trial.params} | trial.user_attrs
+            file.write(json.dumps(record) + "\n")
+    return 0
+
+
+def report(trial):
+    print(show(trial), file=sys.stderr)
+
+
+def show(trial):
+    params = ", ".join(f"{k}={v}" for k, v in trial.params.items())
+    value = trial.value
+    nats = f"{value:.4f} nats per token" if value is not None else "no value"
+    return f"trial {trial.number}, {trial.state.name.lower()}: {nats}, {params}"
+
+
+run = runner.entry_point(main, __doc__, __name__)
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,82 @@
+"""Optimizers under equal care: a rate tuned for each, then runs with several seeds."""
+
+import functools
+import pathlib
+
+from trainer.experiments import results
+
+
+class Comparison:
+    """Runs of one experiment in one folder. What is finished is not run again.
+
+    The rate constant c of an entry is the best of those that Optuna makes with the
+    first seed, from a ninth to nine times the c that is known for it. That c is the
+    first trial; with one trial there is no search.
+
+    Args:
+        output_dir: folder for sweep.db and results.jsonl.
+        settings: JSON values that tell these runs from others in the folder.
+        scale: its `trials`, values of c for each entry (those worse than the median
+            end early), and `seeds`, runs with the best c.
+        known_constant: function of an entry's name, the c to start from.
+        train: function (name, c, seed, on_evaluation) -> record, a dict with "loss".
+            It calls on_evaluation(step, loss) now and then; what that raises ends it.
+        reuse_trials: whether the best trial is the run of seed 0.
+    """
+
+    def __init__(
+        self,
+        output_dir,
+        settings,
+        scale,
+        known_constant,
+        train,
+        reuse_trials=True,
+    ):
+        self._output_dir = pathlib.Path(output_dir)
+        self._settings = settings
+        self._scale = scale
+        self._known_constant = known_constant
+        self._train = train
+        self._reuse_trials = reuse_trials
+        self._results = results.Results(self._output_dir / "results.jsonl")
+
+    def records(self, name):
+        """Records of an entry with its best c, one a seed."""
+        constant = self._known_constant(name)
+        if self._scale.trials > 1:
+            constant = self._tuned(name, constant)
+        return [
+            self._results.run(
+                self._key(name, constant, seed),
+                functools.partial(self._train, name, constant, seed, _ignore),
+            )
+            for seed in range(self._scale.seeds)
+        ]
+
+    def _tuned(self, name, constant):
+        from trainer import sweep
+
+        def objective(trial):
+            c = trial.suggest_float("c", constant / 9, constant * 9, log=True)
+            record = self._train(name, c, 0, sweep.pruning(trial, float("inf")))
+            trial.set_user_attr("result", record)
+            return record["loss"]
+
+        study = sweep.create_study(
+            self._output_dir / "sweep.db", f"{name} {sorted(self._settings.items())}"
+        )
+        sweep.optimize(study, objective, self._scale.trials, first={"c": constant})
+        best = study.best_trial
+        if self._reuse_trials:
+            self._results.run(
+                self._key(name, best.params["c"], 0), lambda: best.user_attrs["result"]
+            )
+        return best.params["c"]
+
+    def _key(self, name, constant, seed):
+        return {"name": name, "c": constant, "seed": seed} | self._settings
+
+
+def _ignore(step, loss):
+    pass

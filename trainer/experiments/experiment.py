@@ -1,0 +1,60 @@
+"""What every experiment has: flags, settings by scale, a folder, a total time."""
+
+import dataclasses
+import pathlib
+import time
+
+from absl import flags
+
+from trainer.bin import runner
+
+flags.disclaim_key_flags()  # they are flags of the module that calls `entry_point`
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Settings of one size of an experiment."""
+
+    entries: tuple  # what is compared: names of optimizers, mostly
+    train_steps: int
+    trials: int = 1  # values of c for each entry, see `comparison`
+    seeds: int = 1
+    tmp_dir: str | None = None  # folder of the raw data
+
+
+def entry_point(conduct, scales, usage, module, default="smoke", needs_data=True):
+    """The program of an experiment: `conduct(scale, output_dir)` and its flags.
+
+    Args:
+        conduct: runs what is not finished, writes and prints tables and plots.
+        scales: {name: Scale}.
+        usage: text that --help prints before the flags.
+        module: name of the module of the experiment.
+        default: name of the scale that runs if none is given.
+        needs_data: whether scales without a tmp_dir want --tmp_dir.
+    """
+    which = flags.DEFINE_enum("scale", default, list(scales), "Which settings.")
+    output_dir = flags.DEFINE_string(
+        "output_dir", None, "Folder of the results. Default: SCALE_output."
+    )
+    changes = [
+        flags.DEFINE_list("entries", None, "Names to compare, comma-separated."),
+        flags.DEFINE_integer("train_steps", None, "Steps of each run."),
+        flags.DEFINE_integer("trials", None, "Values of c for each entry."),
+        flags.DEFINE_integer("seeds", None, "Runs of each entry with its best c."),
+        flags.DEFINE_string("tmp_dir", None, "Folder of the raw data."),
+    ]
+
+    def main(argv):
+        runner.no_arguments(argv)
+        runner.require_positive(*changes[1:4])
+        given = {f.name: f.value for f in changes if f.value is not None}
+        scale = dataclasses.replace(scales[which.value], **given)
+        if needs_data and scale.tmp_dir is None:
+            runner.require(changes[-1])
+        started = time.time()
+        folder = pathlib.Path(output_dir.value or f"{which.value}_output")
+        conduct(scale, folder)
+        print(f"total: {time.time() - started:.0f} s")
+
+    return runner.entry_point(main, usage, module)

@@ -1,0 +1,101 @@
+"""One language model after another on the same text: what two experiments share."""
+
+import dataclasses
+import json
+import pathlib
+
+from trainer.experiments import experiment
+
+# A short run sees its data about once: nothing to regularize.
+NO_REGULARIZATION = (
+    "layer_prepostprocess_dropout=0,attention_dropout=0,relu_dropout=0,"
+    "label_smoothing=0,"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale(experiment.Scale):
+    """Settings of one size of an experiment on text."""
+
+    problem: str
+    hparams_set: str
+    hparams: str
+    max_length: int = 256
+    dtype: str = "float32"
+
+
+class Runs:
+    """Trains models of a `Scale` on data in a folder, which it makes if need be."""
+
+    def __init__(self, scale, output_dir):
+        from trainer import datagen
+        from trainer import dataset
+        from trainer import registry
+
+        self.scale = scale
+        self.output_dir = pathlib.Path(output_dir)
+        self.data_dir = str(self.output_dir / "data")
+        if not dataset.Paths(self.data_dir, scale.problem).description.is_file():
+            problem = registry.problems.get(scale.problem)
+            datagen.generate(problem, scale.tmp_dir, self.data_dir, scale.max_length)
+        self._hparams = registry.hparams_sets.get(scale.hparams_set)().override(
+            scale.hparams
+        )
+
+    def settings(self):
+        """What tells these runs from others in the folder."""
+        names = ("problem", "hparams_set", "hparams", "train_steps", "max_length")
+        return {n: getattr(self.scale, n) for n in names}
+
+    def train(self, label, seed, on_evaluation, output_dir=None, **hparams):
+        """Trains one model.
+
+        Args:
+            label: of the progress bar.
+            seed: of weights and order of the data.
+            on_evaluation: called with step and nats per token on the dev split.
+            output_dir: folder for checkpoints, or None.
+            **hparams: changes to those of the scale.
+
+        Returns:
+            The figures of the run; "loss" is the nats per token of the end.
+        """
+        import keras
+
+        from trainer import training
+
+        keras.backend.clear_session(free_memory=True)
+        scale = self.scale
+        result = training.train(
+            training.Run(
+                problem=scale.problem,
+                data_dir=self.data_dir,
+                hparams=dataclasses.replace(self._hparams, **hparams),
+                output_dir=output_dir,
+                train_steps=scale.train_steps,
+                seed=seed,
+                dtype=scale.dtype,
+                eval_frequency=max(1, scale.train_steps // 6),
+                label=label,
+            ),
+            on_evaluation=lambda step, e: on_evaluation(step, e.nats_per_token),
+        )
+        if result.interrupted_by:
+            raise KeyboardInterrupt
+        figures = result.to_dict()
+        return figures | {"loss": figures["dev"]["nats_per_token"]}
+
+
+def known_constant(optimizer):
+    """The c that goes with a registered optimizer."""
+    from trainer import registry
+
+    return registry.optimizers.get(optimizer).learning_rate_constant
+
+
+def known_perplexity(tmp_dir):
+    """Perplexity per word of the grammar that wrote the text, if it is known."""
+    path = pathlib.Path(tmp_dir) / "entropy.json"
+    if not path.is_file():
+        return None
+    return json.loads(path.read_text())["dev_perplexity_per_word"]
