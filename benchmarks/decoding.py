@@ -1,10 +1,11 @@
 r"""Seconds of a token by `trainer.decoding`, and by running the prefix again.
 
     python -m benchmarks.decoding [--hparams_set=transformer_small] [--rows=8] \
-        [--vocab_size=8192] [--rounds=5]
+        [--vocab_size=8192] [--rounds=10]
 
 One row of tokens drawn, in rows of 256. "At 10" and "at 250" are the cost of a token
-when that many were generated: the difference of two lengths, compiled once each.
+when that many of 250 were generated: generations that end at 5 and at 15 tokens, or
+at 240 and at 250, differ by ten of them.
 Running again computes hidden states of the whole row and logits of one token.
 """
 
@@ -17,7 +18,7 @@ from trainer.bin import runner
 _HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_small", "Model.")
 _ROWS = flags.DEFINE_list("rows", ["1", "8", "32"], "Rows continued at a time.")
 _VOCAB = flags.DEFINE_integer("vocab_size", 8192, "Tokens of the vocabulary.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "The fastest counts.")
+_ROUNDS = flags.DEFINE_integer("rounds", 10, "The fastest counts.")
 _LENGTH = 256
 
 
@@ -37,7 +38,7 @@ def main(argv):
         "prefix again, ms | again / cache |\n|---|---|---|---|---|---|---|"
     )
     for rows in map(int, _ROWS.value):
-        seconds = {n: _generation(model, rows, n) for n in (5, 15, 240, 250)}
+        seconds = _generation(model, rows, (5, 15, 240, 250))
         early = (seconds[15] - seconds[5]) / 10
         late = (seconds[250] - seconds[240]) / 10
         mean = seconds[250] / 250
@@ -48,16 +49,21 @@ def main(argv):
         )
 
 
-def _generation(model, rows, length):
-    """Seconds of `length` tokens after prompts of one."""
+def _generation(model, rows, lengths):
+    """{length: seconds} of that many tokens after prompts of one. They take turns."""
     from benchmarks.measure import timed
     from trainer import decoding
 
-    # A row that has ended costs what the others do; the draw is in it.
+    # Rows end at max_length; a row that has ended costs what the others do.
     function = functools.partial(decoding.generate, temperature=1.0)
-    decoder = decoding.Decoder(model, _LENGTH, length, function)
-    decoder([[5]] * rows)
-    return min(timed(lambda: decoder([[5]] * rows)) for _ in range(_ROUNDS.value))
+    decoders = {
+        n: decoding.Decoder(model, 1 + n, max(lengths), function) for n in lengths
+    }
+    turns = {n: [] for n in lengths}
+    for _ in range(1 + _ROUNDS.value):
+        for length, decoder in decoders.items():
+            turns[length].append(timed(lambda: decoder([[5]] * rows)))  # noqa: B023
+    return {length: min(seconds[1:]) for length, seconds in turns.items()}
 
 
 def _prefix(model, rows):

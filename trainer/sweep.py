@@ -81,7 +81,7 @@ def create_study(path, name, seed=0):
         storage=storage,
         study_name=name,
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=5),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
         direction="minimize",
         load_if_exists=True,
     )
