@@ -80,28 +80,29 @@ def create_study(path, name, seed=0):
     return optuna.create_study(
         storage=storage,
         study_name=name,
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=5),
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=3),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
         direction="minimize",
         load_if_exists=True,
     )
 
 
-def optimize(study, objective, trials, first=None, report=None):
+def optimize(study, objective, trials, first=(), report=None):
     """Runs trials until the study has `trials` that ended, pruned ones counted.
 
     Args:
         study: of `create_study`.
         objective: takes a trial, returns the value to minimize.
         trials: how many in all, those of other workers and earlier calls counted.
-        first: {hparam: value} to try first, or None.
+        first: what to try first, {hparam: value} each.
         report: None, or called with each `optuna.trial.FrozenTrial` that ends.
     """
     import optuna
 
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    if first and not study.trials:
-        study.enqueue_trial(first, skip_if_exists=True)
+    if not study.trials:
+        for values in first:
+            study.enqueue_trial(values)
 
     def count():
         return sum(trial.state in ended for trial in study.trials)
@@ -112,6 +113,20 @@ def optimize(study, objective, trials, first=None, report=None):
             n_trials=1,
             callbacks=[lambda _, trial: report(trial)] if report else None,
         )
+
+
+def best_trial(study):
+    """The trial with the lowest value.
+
+    Raises:
+        UsageError: none ran to its end.
+    """
+    if not any(trial.value is not None for trial in study.trials):
+        raise UsageError(
+            f"none of the {len(study.trials)} trials of {study.study_name!r} ended "
+            "with a finite loss: search lower rates or longer warm-ups"
+        )
+    return study.best_trial
 
 
 def pruning(trial, last_step):

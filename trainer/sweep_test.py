@@ -58,7 +58,7 @@ def test_a_study_finds_the_better_rate_and_goes_on(data_dir, tmp_path):
         study(),
         rates,
         trials=2,
-        first={"learning_rate_constant": 0.0001},
+        first=[{"learning_rate_constant": 0.0001}],
         report=ended.append,
     )
     assert ended[0].params == {"learning_rate_constant": 0.0001}
@@ -83,10 +83,14 @@ def test_trials_worse_than_the_median_end_early(tmp_path):
             prune(step, loss if loss < 9 else math.nan)
         return loss
 
-    for loss in (1.0, 2.0, 3.0, 4.0, 9.5):
+    study.enqueue_trial({"loss": 9.5})
+    sweep.optimize(study, objective, trials=1)
+    with pytest.raises(UsageError, match="none of the 1 trials of 'pruned' ended"):
+        sweep.best_trial(study)
+    for loss in (1.0, 2.0, 3.0, 2.0, 4.0):
         study.enqueue_trial({"loss": loss})
-    sweep.optimize(study, objective, trials=5)
+    sweep.optimize(study, objective, trials=6)
     states = [trial.state.name for trial in study.trials]
-    assert states == ["COMPLETE"] * 3 + ["PRUNED"] * 2
-    assert list(study.trials[3].intermediate_values) == [1]  # worse than the median
-    assert not study.trials[4].intermediate_values  # diverged
+    assert states == ["PRUNED"] + ["COMPLETE"] * 4 + ["PRUNED"]
+    assert not study.trials[0].intermediate_values  # diverged
+    assert list(study.trials[5].intermediate_values) == [1]  # worse than the median

@@ -106,7 +106,7 @@ def main(argv):
             worker.wait()
     if _WORKER.value:
         return 0
-    best = study.best_trial
+    best = sweep.best_trial(study)
     print(f"best of {len(study.trials)} trials: {show(best)}")
     print(f"--hparams={','.join(f'{k}={v}' for k, v in best.params.items())}")
     with open(folder / f"{_STUDY.value}.jsonl", "w", encoding="utf-8") as file:

@@ -10,8 +10,8 @@ class Comparison:
     """Runs of one experiment in one folder. What is finished is not run again.
 
     The rate constant c of an entry is the best of those that Optuna makes with the
-    first seed, from a ninth to nine times the c that is known for it. That c is the
-    first trial; with one trial there is no search.
+    first seed, from a 27th to 27 times the c that is known for it. That c, a third
+    of it and three times it are the first trials; with one trial there is no search.
 
     Args:
         output_dir: folder for sweep.db and results.jsonl.
@@ -58,7 +58,7 @@ class Comparison:
         from trainer import sweep
 
         def objective(trial):
-            c = trial.suggest_float("c", constant / 9, constant * 9, log=True)
+            c = trial.suggest_float("c", constant / 27, constant * 27, log=True)
             record = self._train(name, c, 0, sweep.pruning(trial, float("inf")))
             trial.set_user_attr("result", record)
             return record["loss"]
@@ -66,8 +66,9 @@ class Comparison:
         study = sweep.create_study(
             self._output_dir / "sweep.db", f"{name} {sorted(self._settings.items())}"
         )
-        sweep.optimize(study, objective, self._scale.trials, first={"c": constant})
-        best = study.best_trial
+        first = [{"c": constant * factor} for factor in (1, 1 / 3, 3)]
+        sweep.optimize(study, objective, self._scale.trials, first=first)
+        best = sweep.best_trial(study)
         if self._reuse_trials:
             self._results.run(
                 self._key(name, best.params["c"], 0), lambda: best.user_attrs["result"]

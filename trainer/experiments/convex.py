@@ -5,12 +5,13 @@ r"""A convex problem: softmax regression on data of a bad condition.
 minimize over W   f(W) = mean over n of  log sum_k exp(<W_k, x_n>) - <W_{y_n}, x_n>
 
 where
-    x_n: points of 512 dimensions, drawn from a Gaussian whose covariance has eigenvalues
-        from 1 to 1e-4 in a random basis;
+    x_n: points of 512 dimensions, drawn from a Gaussian whose covariance has
+        eigenvalues from 1 to 1e-4 in a random basis;
     y_n: one of 10 classes, drawn from the softmax of a random W*.
 
-W, (10, 512), is indexed as (10, 512), (10, 16, 32) and (10, 8, 8, 8): depth 1, 2, 3. Every
-step takes the gradient of all points; the rate is constant, tuned as `comparison` says.
+W, (10, 512), is indexed as (10, 512), (10, 16, 32) and (10, 8, 8, 8): depth 1, 2, 3.
+Every step takes the gradient of all points; the rate is constant, tuned as `comparison`
+says.
 The floor is the minimum that L-BFGS finds.
 
 Source: arXiv 1902.04620, Section 5 (synthetic experiments).
@@ -171,7 +172,14 @@ def conduct(scale, output_dir):
         for name, records in finished.items()
     ]
     rows.append(("(L-BFGS)", "", "", "", report.mean_and_spread(floors, 4), ""))
-    columns = ("optimizer", "dims", "rate", "state scalars", "loss", "above the minimum")
+    columns = (
+        "optimizer",
+        "dims",
+        "rate",
+        "state scalars",
+        "loss",
+        "above the minimum",
+    )
     table = report.markdown(columns, rows)
     (output_dir / "table.md").write_text(table + "\n")
     print(table)

@@ -38,7 +38,7 @@ class Runs:
         if not dataset.Paths(self.data_dir, scale.problem).description.is_file():
             problem = registry.problems.get(scale.problem)
             datagen.generate(problem, scale.tmp_dir, self.data_dir, scale.max_length)
-        self._hparams = registry.hparams_sets.get(scale.hparams_set)().override(
+        self.hparams = registry.hparams_sets.get(scale.hparams_set)().override(
             scale.hparams
         )
 
@@ -47,7 +47,9 @@ class Runs:
         names = ("problem", "hparams_set", "hparams", "train_steps", "max_length")
         return {n: getattr(self.scale, n) for n in names}
 
-    def train(self, label, seed, on_evaluation, output_dir=None, **hparams):
+    def train(
+        self, label, seed, on_evaluation, output_dir=None, callbacks=(), **hparams
+    ):
         """Trains one model.
 
         Args:
@@ -55,6 +57,7 @@ class Runs:
             seed: of weights and order of the data.
             on_evaluation: called with step and nats per token on the dev split.
             output_dir: folder for checkpoints, or None.
+            callbacks: for Keras.
             **hparams: changes to those of the scale.
 
         Returns:
@@ -70,7 +73,7 @@ class Runs:
             training.Run(
                 problem=scale.problem,
                 data_dir=self.data_dir,
-                hparams=dataclasses.replace(self._hparams, **hparams),
+                hparams=dataclasses.replace(self.hparams, **hparams),
                 output_dir=output_dir,
                 train_steps=scale.train_steps,
                 seed=seed,
@@ -78,6 +81,7 @@ class Runs:
                 eval_frequency=max(1, scale.train_steps // 6),
                 label=label,
             ),
+            extra_callbacks=callbacks,
             on_evaluation=lambda step, e: on_evaluation(step, e.nats_per_token),
         )
         if result.interrupted_by:

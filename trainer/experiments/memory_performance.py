@@ -51,7 +51,7 @@ SCALES = {
         hparams=NO_REGULARIZATION + "batch_size=2048,learning_rate_warmup_steps=100",
         train_steps=500,
         entries=(*PEERS, *ALGORITHM_1, *RANK_ONE),
-        trials=5,
+        trials=6,
         seeds=3,
     ),
     # An afternoon on one GPU.
@@ -62,7 +62,7 @@ SCALES = {
         train_steps=10_000,
         dtype="mixed_bfloat16",
         entries=(*PEERS, *ALGORITHM_1, *RANK_ONE),
-        trials=5,
+        trials=6,
     ),
     # The paper's run, on one V100 or better.
     "paper": Scale(
