@@ -26,8 +26,9 @@ demo: .venv/installed
 test: lint
 	$(BIN)/python -m pytest -n 2
 
-# The optimizer on JAX too, where TensorFlow is not installed.
+# Slow tests, and the optimizer on JAX too, where TensorFlow is not installed.
 test-all: test .venv-jax/installed
+	$(BIN)/python -m pytest -m slow
 	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest extreme_tensoring_tf
 
 lint: .venv/installed

@@ -26,6 +26,7 @@ setuptools.setup(
         "matplotlib>=3.8",
         "numpy>=1.26",
         "optuna>=4.4",
+        "pillow>=10",
         "scipy>=1.11",
         "sentencepiece>=0.2.3",
         "tensorboard>=2.19",

@@ -35,6 +35,7 @@ def call(binary, *arguments, stdin=""):
         "et_exporter",
         "et_plan",
         "et_avg",
+        "et_sweep",
     ],
 )
 def test_help_is_complete_and_light(binary):
@@ -134,6 +135,12 @@ def test_help_is_complete_and_light(binary):
             "et_trainer",
             "--problem={problem} --data_dir={data} --output_dir={tmp}/run --profile=5",
             "--profile=5 is not FIRST,LAST",
+        ),
+        (
+            "et_sweep",
+            "--problem={problem} --data_dir={data} --output_dir={tmp}/sweep "
+            "--hparams_range=batch_size=2.5:4",
+            "range 'batch_size=2.5:4' is not NAME=A|B|..., NAME=LOW:HIGH",
         ),
         ("et_plan", "", "give either one MODEL.keras or --shapes"),
         ("et_plan", "{tmp}/none.keras", "there is no file"),
@@ -285,3 +292,23 @@ def test_plan_recommends_the_finest_level_that_fits(budget, answer):
     status, out, err = call("et_plan", "--shapes=50257x768", f"--budget={budget}")
     assert status == 0, err
     assert "224x225x24x32" in out and out.splitlines()[-1] == answer
+
+
+def test_sweep_with_two_workers_goes_on(data_dir, tmp_path):
+    study = [
+        "et_sweep",
+        f"--problem={PROBLEM}",
+        f"--data_dir={data_dir}",
+        f"--output_dir={tmp_path}",
+        *TRAIN.split(),
+        "--hparams_range=learning_rate_constant=0.01:1:log",
+        "--train_steps=2",
+    ]
+    status, out, err = call(*study, "--trials=2", "--workers=2")
+    assert status == 0, err
+    trials = (tmp_path / "sweep.jsonl").read_text().splitlines()
+    best = min(json.loads(trial)["value"] for trial in trials)
+    assert len(trials) >= 2 and f"{best:.4f} nats per token" in out
+    assert out.splitlines()[-1].startswith("--hparams=learning_rate_constant=0.")
+    status, again, err = call(*study, "--trials=2")
+    assert (status, again) == (0, out), err
