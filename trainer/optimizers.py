@@ -48,12 +48,19 @@ _register("lion", 0.003, keras.optimizers.Lion)
 # "sum", the letter of the paper, makes the rate of a variable fall with its size, so
 # biases would learn some 30 times faster than embeddings here. "mean" is the same
 # algorithm but for one constant a variable, and one c fits all.
+_RANK_ONE = {"preconditioner": "rank_one", "beta_2": 0.99, "clip_threshold": 1.0}
 _FORMS = {
     "": ({"statistic": "mean"}, {1: 1.0, 2: 1.0, 3: 0.577, "inf": 0.333}),
     "_sum": ({"statistic": "sum"}, {1: 6.0, 2: 12.0, 3: 20.0, "inf": 40.0}),
-    "_rank1": (
-        {"preconditioner": "rank_one", "beta_2": 0.99, "clip_threshold": 1.0},
-        {1: 0.1, 2: 0.1, 3: 0.1},
+    "_ema": ({"statistic": "mean", "beta_2": 0.99}, {1: 0.1, 2: 0.1, 3: 0.1}),
+    "_rank1": (_RANK_ONE, {1: 0.1, 2: 0.1, 3: 0.1}),
+    "_rank1_noclip": (_RANK_ONE | {"clip_threshold": None}, {1: 0.1, 2: 0.1, 3: 0.1}),
+    "_rank1_sums": ({"preconditioner": "rank_one"}, {2: 1.0}),
+    "_rank1_momentum": (_RANK_ONE | {"beta_1": 0.9}, {2: 0.1}),
+    # How often a token occurs sets the scale of its row, which level 2 folds away.
+    "_rank1_rows": (
+        _RANK_ONE | {"tensor_dims": {"embedding": 1}},
+        {2: 0.1, "inf": 0.1},
     ),
 }
 for _suffix, (_arguments, _constants) in _FORMS.items():

@@ -7,7 +7,8 @@ minimize over W   f(W) = mean over n of  log sum_k exp(<W_k, x_n>) - <W_{y_n}, x
 where
     x_n: points of 512 dimensions, drawn from a Gaussian whose covariance has
         eigenvalues from 1 to 1e-4 in a random basis;
-    y_n: one of 10 classes, drawn from the softmax of a random W*.
+    y_n: one of 10 classes, drawn from the softmax of W* x_n, W* random and such that
+        logits have variance 4.
 
 W, (10, 512), is indexed as (10, 512), (10, 16, 32) and (10, 8, 8, 8): depth 1, 2, 3.
 Every step takes the gradient of all points; the rate is constant, tuned as `comparison`
@@ -57,6 +58,9 @@ class Problem:
         points = rng.normal(size=(scale.points, scale.features)) * np.sqrt(spectrum)
         self.x = (points @ basis.T).astype("float32")
         truth = rng.normal(size=(CLASSES, scale.features))
+        # Logits of variance 4: larger ones make labels that a plane can separate,
+        # and then there is no minimum.
+        truth *= 2 / np.sqrt(spectrum.sum())
         noise = rng.gumbel(size=(scale.points, CLASSES))  # argmax draws from softmax
         self._y = np.argmax(self.x @ truth.T + noise, axis=1)
         self.shape = truth.shape
