@@ -88,6 +88,6 @@ def curves_plot(path, curves, x, y, log_x=False, log_y=False):
     """Draws {name: [(x, y), ...]}; ours are solid lines."""
     with figure(path, x, y, log_x=log_x, log_y=log_y) as axes:
         for name, points in curves.items():
-            style = "-" if name.startswith("et") else "--"
+            style = "-" if "et" in name else "--"
             axes.plot(*zip(*points), style, label=name)
         axes.legend()
