@@ -100,7 +100,7 @@ def conduct(scale, output_dir):
 
     compared = comparison.Comparison(
         output_dir,
-        runs.settings(),
+        runs.settings() | {"checkpoints": bool(scale.samples)},
         scale,
         language_modeling.known_constant,
         train,

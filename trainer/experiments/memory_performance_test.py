@@ -40,6 +40,7 @@ def test_two_optimizers_and_a_second_run(tmp_path):
     assert second.stdout.splitlines()[:-1] == table[:-1]
     assert (tmp_path / "results.jsonl").read_text() == results
 
+    # Other runs: these leave models to draw from.
     command += ["--scale=demo", "--entries=et2"]
     third = subprocess.run(command, capture_output=True, text=True)
     assert third.returncode == 0, third.stderr

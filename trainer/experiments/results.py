@@ -10,12 +10,14 @@ class Results:
     def __init__(self, path):
         self._path = pathlib.Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._path.is_file() and not self._path.read_bytes().endswith(b"\n"):
+            with open(self._path, "ab") as file:
+                file.write(b"\n")  # a kill left half a line: it is not read
 
     def __iter__(self):
         if not self._path.is_file():
             return iter(())
         lines = self._path.read_text(encoding="utf-8").splitlines()
-        # A kill may have left half a line at the end.
         return iter([json.loads(line) for line in lines if line.endswith("}")])
 
     def run(self, key, function):
