@@ -24,12 +24,12 @@ demo: .venv/installed
 	$(BIN)/python -m trainer.experiments.memory_performance --scale=demo
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist=worksteal
 
 # Slow tests, and the optimizer on JAX too, where TensorFlow is not installed.
 test-all: test .venv-jax/installed
 	$(BIN)/python -m pytest -m slow
-	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest extreme_tensoring_tf
+	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest extreme_tensoring_tf -m "slow or not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -42,11 +42,12 @@ def write_cifar10(folder):
     [
         ("convex", [], ["sgd", "adagrad", "et1", "et2", "et3", "etinf"], ["curves"]),
         ("trace_ratio", ["--train_steps=2"], ["et1_sum", "etinf_sum"], ["ratios"]),
-        (
+        pytest.param(
             "doubled_model",
             ["--train_steps=2"],
             ["adam", "et2_doubled"],
             ["steps", "hours"],
+            marks=pytest.mark.slow,
         ),
         ("cifar10", ["--train_steps=2"], ["sgd", "et2"], ["test_error"]),
     ],
