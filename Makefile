@@ -18,7 +18,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 	    -e '.[$(BACKEND),test,bench,examples]'; \
 	fi
 	touch $@
-.venv-jax/installed: BACKEND := jax
+.venv-jax/installed: BACKEND := jax,reference
 
 demo: .venv/installed
 	$(BIN)/python -m trainer.experiments.memory_performance --scale=demo
@@ -29,7 +29,8 @@ test: lint
 # Slow tests, and the optimizer on JAX too, where TensorFlow is not installed.
 test-all: test .venv-jax/installed
 	$(BIN)/python -m pytest -m slow
-	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest extreme_tensoring_tf -m "slow or not slow"
+	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest extreme_tensoring_tf \
+	  trainer/peers_test.py -m "slow or not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

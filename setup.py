@@ -45,6 +45,8 @@ setuptools.setup(
         ],
         "gpu": ["tensorflow[and-cuda]>=2.21"],
         "jax": ["jax>=0.7"],
+        # Others' optimizers, to check ours against.
+        "reference": ["optax>=0.2.4"],
         "test": [
             "hypothesis>=6.100",
             "ipykernel>=6.29",  # executes the notebook

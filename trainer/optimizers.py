@@ -8,6 +8,7 @@ optimizer. c, the constant of the `inverse_sqrt` schedule, was tuned per optimiz
 import keras
 
 from extreme_tensoring_tf import ExtremeTensoring
+from trainer import peers
 from trainer import registry
 
 
@@ -44,6 +45,9 @@ _register("rmsprop", 0.03, keras.optimizers.RMSprop)
 _register("adam", 0.09, keras.optimizers.Adam, beta_2=0.997, epsilon=1e-9)
 _register("adafactor", 0.52, keras.optimizers.Adafactor, relative_step=False)
 _register("lion", 0.003, keras.optimizers.Lion)
+_register("muon", 0.09, keras.optimizers.Muon, adam_weight_decay=0.0)
+_register("sm3", 1.0, peers.SM3)
+_register("came", 0.05, peers.CAME)
 # Suffix of the name -> arguments, and the constant c of each level. Algorithm 1 with
 # "sum", the letter of the paper, makes the rate of a variable fall with its size, so
 # biases would learn some 30 times faster than embeddings here. "mean" is the same

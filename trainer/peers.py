@@ -1,0 +1,165 @@
+"""Low-memory optimizers that came after extreme tensoring, to compare with.
+
+Each is the published algorithm on Keras' interface, checked against its reference
+implementation. Lion, Muon and Adafactor are Keras' own.
+"""
+
+import keras
+from keras import ops
+
+
+class SM3(keras.optimizers.Optimizer):
+    """Bounds AdaGrad's sums by maxima over slices, one vector per axis.
+
+    nu[I]  = min_i mu_i[I_i] + g[I]**2
+    x[I]  <- x[I] - rate * m[I],      m = momentum * m + (1 - momentum) * g / sqrt(nu)
+    mu_i[j] = max over I with I_i = j of nu[I]
+
+    Args:
+        learning_rate: defaults to 0.1.
+        momentum: keeps m, of full size, if positive. Defaults to 0.
+        epsilon: added to nu. Defaults to 1e-8.
+
+    Source: Anil, Gupta, Koren, Singer, arXiv 1901.11150, SM3-II; as in Optax.
+    """
+
+    def __init__(
+        self, learning_rate=0.1, momentum=0.0, epsilon=1e-8, name="sm3", **kwargs
+    ):
+        super().__init__(learning_rate, name=name, **kwargs)
+        self.momentum = momentum
+        self.epsilon = epsilon
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._maxima = [
+            [self.add_variable((n,), name=f"maxima_{i}") for i, n in enumerate(v.shape)]
+            or [self.add_variable((), name="maxima")]
+            for v in variables
+        ]
+        if self.momentum:
+            self._momenta = self.add_optimizer_variables(variables, "momentum")
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        maxima = self._maxima[index]
+        rank = max(1, len(gradient.shape))
+        axes = [tuple(j for j in range(rank) if j != i) for i in range(rank)]
+        g = ops.cast(gradient, "float32")
+        nu = ops.square(g)
+        bound = ops.expand_dims(maxima[0], axes[0]) if axes[0] else maxima[0].value
+        for mu, others in zip(maxima[1:], axes[1:]):
+            bound = ops.minimum(bound, ops.expand_dims(mu, others))
+        nu = nu + bound
+        step = ops.where(nu > 0, g * ops.rsqrt(nu + self.epsilon), 0.0)
+        if self.momentum:
+            m = self._momenta[index]
+            self.assign(m, self.momentum * m + (1 - self.momentum) * step)
+            step = m.value
+        for mu, others in zip(maxima, axes):
+            self.assign(mu, ops.max(nu, axis=others) if others else nu)
+        self.assign_sub(variable, ops.cast(learning_rate * step, variable.dtype))
+
+    def get_config(self):
+        own = {"momentum": self.momentum, "epsilon": self.epsilon}
+        return super().get_config() | own
+
+
+class CAME(keras.optimizers.Optimizer):
+    """Adafactor's update, divided by how far it is from its own moving average.
+
+    v = factored moving average of g**2 + epsilon,     u = g / sqrt(v)
+    u <- u / max(1, rms(u) / clip_threshold),          m = beta_1 m + (1 - beta_1) u
+    s = factored moving average of (u - m)**2 + epsilon_residual
+    x <- x - rate * m / sqrt(s)
+
+    where a factored average keeps means of rows and columns (the last two axes), and
+    variables of fewer axes keep v whole and are stepped by m.
+
+    Args:
+        learning_rate: defaults to 2e-4.
+        beta_1, beta_2, beta_3: of m, v and s. Default to 0.9, 0.999, 0.9999.
+        epsilon, epsilon_residual: default to 1e-30 and 1e-16.
+        clip_threshold: defaults to 1.
+
+    Source: Luo et al., arXiv 2307.02047, Algorithm 2; as in came-pytorch.
+    """
+
+    def __init__(
+        self,
+        learning_rate=2e-4,
+        beta_1=0.9,
+        beta_2=0.999,
+        beta_3=0.9999,
+        epsilon=1e-30,
+        epsilon_residual=1e-16,
+        clip_threshold=1.0,
+        name="came",
+        **kwargs,
+    ):
+        super().__init__(learning_rate, name=name, **kwargs)
+        self._own = {
+            "beta_1": beta_1,
+            "beta_2": beta_2,
+            "beta_3": beta_3,
+            "epsilon": epsilon,
+            "epsilon_residual": epsilon_residual,
+            "clip_threshold": clip_threshold,
+        }
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._momenta = self.add_optimizer_variables(variables, "momentum")
+        self._squares = [self._averages(v.shape, "square") for v in variables]
+        self._residuals = [
+            self._averages(v.shape, "residual") if len(v.shape) > 1 else None
+            for v in variables
+        ]
+
+    def _averages(self, shape, name):
+        if len(shape) < 2:
+            return [self.add_variable(shape, name=name)]
+        return [
+            self.add_variable(shape[:-1], name=f"{name}_rows"),
+            self.add_variable((*shape[:-2], shape[-1]), name=f"{name}_columns"),
+        ]
+
+    def update_step(self, gradient, variable, learning_rate):
+        own = self._own
+        index = self._get_variable_index(variable)
+        g = ops.cast(gradient, "float32")
+        squares = self._squares[index]
+        u = g * self._inverse_root(
+            squares, ops.square(g) + own["epsilon"], own["beta_2"]
+        )
+        rms = ops.sqrt(ops.mean(ops.square(u)))
+        u = u / ops.maximum(1.0, rms / own["clip_threshold"])
+        m = self._momenta[index]
+        self.assign(m, own["beta_1"] * m + (1 - own["beta_1"]) * u)
+        step = m.value
+        if self._residuals[index]:
+            residual = ops.square(u - m) + own["epsilon_residual"]
+            step = step * self._inverse_root(
+                self._residuals[index], residual, own["beta_3"]
+            )
+        self.assign_sub(variable, ops.cast(learning_rate * step, variable.dtype))
+
+    def _inverse_root(self, averages, values, beta):
+        """Updates averages by values, and returns their product's root's inverse."""
+        means = [ops.mean(values, axis=a) for a in (-1, -2)[: len(averages)]]
+        if len(averages) == 1:
+            means = [values]
+        for average, mean in zip(averages, means):
+            self.assign(average, beta * average + (1 - beta) * mean)
+        if len(averages) == 1:
+            return ops.rsqrt(averages[0].value)
+        rows, columns = (average.value for average in averages)
+        rows = rows / ops.mean(rows, axis=-1, keepdims=True)
+        return ops.rsqrt(rows)[..., None] * ops.rsqrt(columns)[..., None, :]
+
+    def get_config(self):
+        return super().get_config() | self._own
