@@ -216,7 +216,7 @@ def conduct(scale, output_dir):
         lambda *arguments: train(scale, data, *arguments),
     )
     finished = {name: compared.records(name) for name in scale.entries}
-    columns = ("optimizer", "rate", "state scalars", "parameters / state scalar")
+    columns = ("optimizer", "rate", "state scalars", "of the parameters")
     columns += ("held-out error, %", "test error, %")
     rows = []
     for name, records in finished.items():
@@ -226,7 +226,7 @@ def conduct(scale, output_dir):
                 name,
                 f"{records[0]['c']:.3g}",
                 scalars,
-                f"{records[0]['parameters'] / scalars:,.0f}" if scalars else "",
+                f"{100 * scalars / records[0]['parameters']:.3g}%",
                 report.mean_and_spread([r["loss"] for r in records], 2),
                 report.mean_and_spread([r["test_error"] for r in records], 2),
             )

@@ -78,7 +78,7 @@ class Runs:
                 train_steps=scale.train_steps,
                 seed=seed,
                 dtype=scale.dtype,
-                eval_frequency=max(1, scale.train_steps // 6),
+                eval_frequency=-(-scale.train_steps // 6),
                 label=label,
             ),
             extra_callbacks=callbacks,

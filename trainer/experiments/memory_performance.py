@@ -135,7 +135,7 @@ def table(finished, floor=None):
     """One line an optimizer: {optimizer: records of its seeds}."""
     from trainer.experiments import report
 
-    columns = ("optimizer", "c", "state scalars", "parameters / state scalar")
+    columns = ("optimizer", "c", "state scalars", "of the parameters")
     columns += ("nats per token", "perplexity per word", "seconds a run")
     rows = []
     for name, records in finished.items():
@@ -146,7 +146,7 @@ def table(finished, floor=None):
                 name,
                 f"{first['c']:.3g}",
                 scalars,
-                f"{first['parameters'] / scalars:,.0f}" if scalars else "",
+                f"{100 * scalars / first['parameters']:.3g}%",
                 report.mean_and_spread(_of(records, "nats_per_token"), 4),
                 report.mean_and_spread(_of(records, "perplexity_per_word"), 2),
                 f"{sum(r['seconds'] for r in records) / len(records):.1f}",
@@ -172,6 +172,7 @@ def plot(finished, floor, output_dir):
         },
         "held-out perplexity per word",
         floor and (floor, "entropy of the text"),
+        log_y=True,
     )
     report.curves_plot(
         output_dir / "curves",

@@ -46,7 +46,7 @@ def figure(path, x, y, width=7, log_x=False, log_y=False):
     pyplot.close(drawing)
 
 
-def memory_plot(path, points, y, floor=None):
+def memory_plot(path, points, y, floor=None, log_y=False):
     """Performance against optimizer state, on a log axis that has room for 0.
 
     Args:
@@ -54,8 +54,9 @@ def memory_plot(path, points, y, floor=None):
         points: {optimizer: (state scalars, [y of each seed])}.
         y: label.
         floor: None, or (value, label) of what no model can be below.
+        log_y: whether the axis of y is logarithmic, too.
     """
-    with figure(path, "optimizer state, scalars", y) as axes:
+    with figure(path, "optimizer state, scalars", y, log_y=log_y) as axes:
         for name, (scalars, values) in points.items():
             mean = sum(values) / len(values)
             ours = name.startswith("et")
