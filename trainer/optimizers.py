@@ -30,8 +30,8 @@ def _register(name, learning_rate_constant, factory, **kwargs):
     registry.optimizers.register(make, name)
 
 
-_register("sgd", 30.0, keras.optimizers.SGD)
-_register("momentum", 3.0, keras.optimizers.SGD, momentum=0.9)
+_register("sgd", 10.0, keras.optimizers.SGD)
+_register("momentum", 1.0, keras.optimizers.SGD, momentum=0.9)
 # Keras starts AdaGrad's sums at 0.1, far above a gradient's square here, which
 # would make it SGD. The paper's algorithm starts at 0.
 _register(

@@ -42,7 +42,7 @@ SCALES = {
     "smoke": dataclasses.replace(
         DEMO, train_steps=6, entries=("sgd", "et2"), trials=2, seeds=2, samples=0
     ),
-    # A coffee break on two cores.
+    # Some minutes on two cores.
     "demo": DEMO,
     # Real sentences: a minute a run on two cores.
     "cpu": Scale(
