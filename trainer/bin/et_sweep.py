@@ -15,28 +15,18 @@ import sys
 
 from absl import flags
 
+from trainer.bin import run_flags
 from trainer.bin import runner
 
-_PROBLEM = flags.DEFINE_string("problem", None, "Name of the problem.")
-_MODEL = flags.DEFINE_string("model", "transformer_lm", "Name of the model.")
-_HPARAMS_SET = flags.DEFINE_string(
-    "hparams_set", "transformer_base", "Name of the set of hyperparameters."
-)
-_HPARAMS = flags.DEFINE_string(
-    "hparams", "", "Changes to the set: name=value,name=value."
-)
+_RUN = run_flags.RunFlags()
 _RANGES = flags.DEFINE_string(
     "hparams_range", None, "What to search: name=a|b,name=LOW:HIGH,name=LOW:HIGH:log."
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that et-datagen wrote.")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the study.")
 _STUDY = flags.DEFINE_string("study", "sweep", "Name of the study in its file.")
 _TRAIN_STEPS = flags.DEFINE_integer("train_steps", 10_000, "Steps of a trial.")
 _EVAL_FREQUENCY = flags.DEFINE_integer(
     "local_eval_frequency", 1000, "Steps between evaluations, where trials are ended."
-)
-_EVAL_STEPS = flags.DEFINE_integer(
-    "eval_steps", 0, "Batches of an evaluation; 0 covers the whole split."
 )
 _TRIALS = flags.DEFINE_integer(
     "trials", 20, "Trials of the study, earlier ones counted."
@@ -46,32 +36,18 @@ _WORKER = flags.DEFINE_integer("worker", 0, "Internal: which of them this is.")
 _SEED = flags.DEFINE_integer(
     "random_seed", 0, "Seed of the trials' initialization and data, and of the search."
 )
-_DTYPE = flags.DEFINE_enum(
-    "dtype",
-    "float32",
-    ["float32", "mixed_bfloat16", "mixed_float16"],
-    "Of the computation; weights stay float32.",
-)
-_USR_DIR = flags.DEFINE_string(
-    "usr_dir", None, "Folder of Python files that register problems, models, ..."
-)
 
 
 def main(argv):
     runner.no_arguments(argv)
-    from trainer import registry
     from trainer import sweep
 
-    if _USR_DIR.value:
-        registry.import_usr_dir(_USR_DIR.value)
-    hparams = registry.hparams_sets.get(_HPARAMS_SET.value)().override(_HPARAMS.value)
-    runner.require(_PROBLEM, _DATA_DIR, _OUTPUT_DIR, _RANGES)
+    _RUN.import_usr_dir()
+    hparams = _RUN.hparams()
+    _RUN.require(_OUTPUT_DIR, _RANGES)
     runner.require_positive(_TRAIN_STEPS, _EVAL_FREQUENCY, _TRIALS, _WORKERS)
     ranges = sweep.parse_ranges(_RANGES.value)
-    from trainer import dataset
-
-    registry.problems.get(_PROBLEM.value)
-    dataset.load_description(_DATA_DIR.value, _PROBLEM.value)
+    _RUN.check_data()
     folder = pathlib.Path(_OUTPUT_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     study = sweep.create_study(
@@ -85,18 +61,11 @@ def main(argv):
         )
         for number in range(1, _WORKERS.value)
     ]
-    from trainer import training
-
-    settings = training.Run(
-        problem=_PROBLEM.value,
-        model=_MODEL.value,
-        data_dir=_DATA_DIR.value,
-        hparams=hparams,
+    settings = _RUN.run(
+        hparams,
         train_steps=_TRAIN_STEPS.value,
         seed=_SEED.value,
         eval_frequency=_EVAL_FREQUENCY.value,
-        eval_batches=_EVAL_STEPS.value,
-        dtype=_DTYPE.value,
     )
     try:
         objective = sweep.training_objective(settings, ranges)

@@ -10,17 +10,10 @@ import signal
 
 from absl import flags
 
+from trainer.bin import run_flags
 from trainer.bin import runner
 
-_PROBLEM = flags.DEFINE_string("problem", None, "Name of the problem.")
-_MODEL = flags.DEFINE_string("model", "transformer_lm", "Name of the model.")
-_HPARAMS_SET = flags.DEFINE_string(
-    "hparams_set", "transformer_base", "Name of the set of hyperparameters."
-)
-_HPARAMS = flags.DEFINE_string(
-    "hparams", "", "Changes to the set: name=value,name=value."
-)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that et-datagen wrote.")
+_RUN = run_flags.RunFlags()
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Folder for checkpoints and TensorBoard summaries."
 )
@@ -30,9 +23,6 @@ _TRAIN_STEPS = flags.DEFINE_integer(
 _EVAL_FREQUENCY = flags.DEFINE_integer(
     "local_eval_frequency", 1000, "Steps between evaluations."
 )
-_EVAL_STEPS = flags.DEFINE_integer(
-    "eval_steps", 0, "Batches of an evaluation; 0 covers the whole split."
-)
 _CHECKPOINT_FREQUENCY = flags.DEFINE_integer(
     "save_checkpoints_steps", 1000, "Steps between checkpoints."
 )
@@ -41,12 +31,6 @@ _KEEP = flags.DEFINE_integer(
 )
 _SEED = flags.DEFINE_integer(
     "random_seed", 0, "Seed of the initialization and of the data's order."
-)
-_DTYPE = flags.DEFINE_enum(
-    "dtype",
-    "float32",
-    ["float32", "mixed_bfloat16", "mixed_float16"],
-    "Of the computation; weights stay float32.",
 )
 _DETERMINISTIC = flags.DEFINE_bool(
     "deterministic", False, "Same command, same bits (CPU, float32); slower."
@@ -63,9 +47,6 @@ _CHECK = flags.DEFINE_bool(
     "check",
     False,
     "Do all that the run would do, a few steps of it, and print what the whole needs.",
-)
-_USR_DIR = flags.DEFINE_string(
-    "usr_dir", None, "Folder of Python files that register problems, models, ..."
 )
 _REGISTRY_HELP = flags.DEFINE_bool(
     "registry_help", False, "Print every registered name, and end."
@@ -91,42 +72,33 @@ def main(argv):
     runner.no_arguments(argv)
     from trainer import registry
 
-    if _USR_DIR.value:
-        registry.import_usr_dir(_USR_DIR.value)
+    _RUN.import_usr_dir()
     if _REGISTRY_HELP.value:
         print(registry.listing())
         return 0
     # What can be wrong is found before Keras is imported.
-    hparams = registry.hparams_sets.get(_HPARAMS_SET.value)().override(_HPARAMS.value)
+    hparams = _RUN.hparams()
     if _PRINT_HPARAMS.value:
         for name, value in dataclasses.asdict(hparams).items():
             print(f"{name}={value}")
         return 0
-    runner.require(_PROBLEM, _DATA_DIR, _OUTPUT_DIR)
+    _RUN.require(_OUTPUT_DIR)
     runner.require_positive(_TRAIN_STEPS, _EVAL_FREQUENCY, _CHECKPOINT_FREQUENCY, _KEEP)
-    from trainer import dataset
-
-    registry.problems.get(_PROBLEM.value)
-    dataset.load_description(_DATA_DIR.value, _PROBLEM.value)
+    _RUN.check_data()
     from trainer import check
     from trainer import flops
     from trainer import run_folder
     from trainer import training
 
-    settings = training.Run(
-        problem=_PROBLEM.value,
-        model=_MODEL.value,
-        data_dir=_DATA_DIR.value,
+    settings = _RUN.run(
+        hparams,
         output_dir=_OUTPUT_DIR.value,
-        hparams=hparams,
         train_steps=_TRAIN_STEPS.value,
         seed=_SEED.value,
         jit_compile=_JIT_COMPILE.value,
         eval_frequency=_EVAL_FREQUENCY.value,
-        eval_batches=_EVAL_STEPS.value,
         checkpoint_frequency=_CHECKPOINT_FREQUENCY.value,
         checkpoints_kept=_KEEP.value,
-        dtype=_DTYPE.value,
         deterministic=_DETERMINISTIC.value,
         warm_start_from=_WARM_START.value,
         patience=_PATIENCE.value,

@@ -1,0 +1,80 @@
+"""What et-trainer and et-sweep share: the flags that say what a run is made of."""
+
+from absl import flags
+
+from trainer.bin import runner
+
+flags.disclaim_key_flags()  # they are flags of the module that makes a `RunFlags`
+
+
+class RunFlags:
+    """Defines the flags; reads them once they were parsed."""
+
+    def __init__(self):
+        self._problem = flags.DEFINE_string("problem", None, "Name of the problem.")
+        self._model = flags.DEFINE_string(
+            "model", "transformer_lm", "Name of the model."
+        )
+        self._hparams_set = flags.DEFINE_string(
+            "hparams_set", "transformer_base", "Name of the set of hyperparameters."
+        )
+        self._hparams = flags.DEFINE_string(
+            "hparams", "", "Changes to the set: name=value,name=value."
+        )
+        self._data_dir = flags.DEFINE_string(
+            "data_dir", None, "Folder that et-datagen wrote."
+        )
+        self._eval_steps = flags.DEFINE_integer(
+            "eval_steps", 0, "Batches of an evaluation; 0 covers the whole split."
+        )
+        self._dtype = flags.DEFINE_enum(
+            "dtype",
+            "float32",
+            ["float32", "mixed_bfloat16", "mixed_float16"],
+            "Of the computation; weights stay float32.",
+        )
+        self._usr_dir = flags.DEFINE_string(
+            "usr_dir",
+            None,
+            "Folder of Python files that register problems, models, ...",
+        )
+
+    def import_usr_dir(self):
+        """Registers what the user's folder adds. Comes before all else."""
+        from trainer import registry
+
+        if self._usr_dir.value:
+            registry.import_usr_dir(self._usr_dir.value)
+
+    def hparams(self):
+        """The set that was chosen, with its changes."""
+        from trainer import registry
+
+        chosen = registry.hparams_sets.get(self._hparams_set.value)()
+        return chosen.override(self._hparams.value)
+
+    def require(self, *others):
+        """Refuses a run that lacks one of its flags or of `others`."""
+        runner.require(self._problem, self._data_dir, *others)
+
+    def check_data(self):
+        """Refuses an unknown problem, and data that is not there."""
+        from trainer import dataset
+        from trainer import registry
+
+        registry.problems.get(self._problem.value)
+        dataset.load_description(self._data_dir.value, self._problem.value)
+
+    def run(self, hparams, **others):
+        """The `training.Run` of `hparams`, of these flags and of `others`."""
+        from trainer import training
+
+        return training.Run(
+            problem=self._problem.value,
+            model=self._model.value,
+            data_dir=self._data_dir.value,
+            hparams=hparams,
+            eval_batches=self._eval_steps.value,
+            dtype=self._dtype.value,
+            **others,
+        )
