@@ -48,11 +48,11 @@ _register("lion", 0.003, keras.optimizers.Lion)
 _register("muon", 0.09, keras.optimizers.Muon, adam_weight_decay=0.0)
 _register("sm3", 1.0, peers.SM3)
 _register("came", 0.05, peers.CAME)
+_RANK_ONE = {"preconditioner": "rank_one", "beta_2": 0.99, "clip_threshold": 1.0}
 # Suffix of the name -> arguments, and the constant c of each level. Algorithm 1 with
 # "sum", the letter of the paper, makes the rate of a variable fall with its size, so
 # biases would learn some 30 times faster than embeddings here. "mean" is the same
 # algorithm but for one constant a variable, and one c fits all.
-_RANK_ONE = {"preconditioner": "rank_one", "beta_2": 0.99, "clip_threshold": 1.0}
 _FORMS = {
     "": ({"statistic": "mean"}, {1: 1.0, 2: 1.0, 3: 0.577, "inf": 0.333}),
     "_sum": ({"statistic": "sum"}, {1: 6.0, 2: 12.0, 3: 20.0, "inf": 40.0}),

@@ -150,12 +150,11 @@ class CAME(keras.optimizers.Optimizer):
 
     def _inverse_root(self, averages, values, beta):
         """Updates averages by values, and returns their product's root's inverse."""
-        means = [ops.mean(values, axis=a) for a in (-1, -2)[: len(averages)]]
-        if len(averages) == 1:
-            means = [values]
+        factored = len(averages) == 2
+        means = [ops.mean(values, axis=a) for a in (-1, -2)] if factored else [values]
         for average, mean in zip(averages, means):
             self.assign(average, beta * average + (1 - beta) * mean)
-        if len(averages) == 1:
+        if not factored:
             return ops.rsqrt(averages[0].value)
         rows, columns = (average.value for average in averages)
         rows = rows / ops.mean(rows, axis=-1, keepdims=True)

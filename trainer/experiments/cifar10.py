@@ -231,9 +231,7 @@ def conduct(scale, output_dir):
                 report.mean_and_spread([r["test_error"] for r in records], 2),
             )
         )
-    table = report.markdown(columns, rows)
-    (output_dir / "table.md").write_text(table + "\n")
-    print(table)
+    report.publish(report.markdown(columns, rows), output_dir)
     report.memory_plot(
         output_dir / "test_error",
         {

@@ -184,9 +184,7 @@ def conduct(scale, output_dir):
         "loss",
         "above the minimum",
     )
-    table = report.markdown(columns, rows)
-    (output_dir / "table.md").write_text(table + "\n")
-    print(table)
+    report.publish(report.markdown(columns, rows), output_dir)
     report.curves_plot(
         output_dir / "curves",
         {

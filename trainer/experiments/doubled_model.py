@@ -17,42 +17,21 @@ import numpy as np
 
 from trainer.experiments import experiment
 from trainer.experiments import language_modeling
-from trainer.experiments.language_modeling import NO_REGULARIZATION
 
 DOUBLED = "_doubled"
 ENTRIES = ("adam", "et2_rank1", "et2_rank1_doubled", "et2_doubled", "adam_doubled")
-SMOKE = language_modeling.Scale(
-    problem="languagemodel_lm1b2k_packed",
-    hparams_set="transformer_tiny",
-    hparams=NO_REGULARIZATION + "batch_size=2048,learning_rate_warmup_steps=100",
-    train_steps=6,
-    max_length=64,
-    tmp_dir="testdata",
-    entries=("adam", "et2_doubled"),
-)
-GPU = language_modeling.Scale(
-    problem="languagemodel_lm1b32k_packed",
-    hparams_set="transformer_base",
-    hparams="learning_rate_warmup_steps=1000",
-    train_steps=10_000,
-    dtype="mixed_bfloat16",
-    entries=ENTRIES,
-    trials=5,
-)
 SCALES = {
-    "smoke": SMOKE,
-    "cpu": dataclasses.replace(
-        SMOKE,
-        train_steps=500,
-        max_length=256,
-        tmp_dir=None,
-        entries=ENTRIES,
-        trials=4,
-        seeds=3,
+    "smoke": dataclasses.replace(
+        language_modeling.SMOKE, entries=("adam", "et2_doubled")
     ),
-    "gpu": GPU,
+    "cpu": dataclasses.replace(
+        language_modeling.TINY, entries=ENTRIES, trials=4, seeds=3
+    ),
+    "gpu": dataclasses.replace(
+        language_modeling.BASE, entries=ENTRIES, trials=5, dtype="mixed_bfloat16"
+    ),
     "paper": dataclasses.replace(
-        GPU, hparams_set="transformer_et_gbw", hparams="", train_steps=500_000
+        language_modeling.PAPER, entries=ENTRIES, trials=5, dtype="mixed_bfloat16"
     ),
 }
 
@@ -83,9 +62,7 @@ def conduct(scale, output_dir):
         train,
     )
     finished = {name: compared.records(name) for name in scale.entries}
-    table = tabulate(finished)
-    (output_dir / "table.md").write_text(table + "\n")
-    print(table)
+    report.publish(tabulate(finished), output_dir)
     for x, unit in (("steps", "step"), ("hours", "hours of training")):
         report.curves_plot(
             output_dir / x,

@@ -22,6 +22,32 @@ class Scale(experiment.Scale):
     hparams: str
     max_length: int = 256
     dtype: str = "float32"
+    samples: int = 0  # sentences to draw at the end from the last entry
+
+
+# The settings that experiments share; each adds its entries.
+# A minute a run on two cores.
+TINY = Scale(
+    problem="languagemodel_lm1b2k_packed",
+    hparams_set="transformer_tiny",
+    hparams=NO_REGULARIZATION + "batch_size=2048,learning_rate_warmup_steps=100",
+    train_steps=500,
+    entries=(),
+)
+# Seconds a run.
+SMOKE = dataclasses.replace(TINY, train_steps=6, max_length=64, tmp_dir="testdata")
+# An hour or less a run on one GPU.
+BASE = Scale(
+    problem="languagemodel_lm1b32k_packed",
+    hparams_set="transformer_base",
+    hparams="learning_rate_warmup_steps=1000",
+    train_steps=10_000,
+    entries=(),
+)
+# The paper's run, on one V100 or better.
+PAPER = dataclasses.replace(
+    BASE, hparams_set="transformer_et_gbw", hparams="", train_steps=500_000
+)
 
 
 class Runs:

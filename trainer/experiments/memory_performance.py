@@ -21,12 +21,7 @@ PEERS = ("sgd", "adagrad", "adam", "adafactor")
 RANK_ONE = ("et1_rank1", "et2_rank1", "et3_rank1")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scale(language_modeling.Scale):
-    samples: int = 0  # sentences drawn at the end, from the last optimizer
-
-
-DEMO = Scale(
+DEMO = language_modeling.Scale(
     problem="languagemodel_lm1b2k_packed",
     hparams_set="transformer_tiny",
     hparams=NO_REGULARIZATION + "hidden_size=64,filter_size=256,num_heads=2,"
@@ -44,34 +39,20 @@ SCALES = {
     ),
     # Some minutes on two cores.
     "demo": DEMO,
-    # Real sentences: a minute a run on two cores.
-    "cpu": Scale(
-        problem="languagemodel_lm1b2k_packed",
-        hparams_set="transformer_tiny",
-        hparams=NO_REGULARIZATION + "batch_size=2048,learning_rate_warmup_steps=100",
-        train_steps=500,
+    "cpu": dataclasses.replace(
+        language_modeling.TINY,
         entries=(*PEERS, *ALGORITHM_1, *RANK_ONE),
         trials=6,
         seeds=3,
     ),
-    # An afternoon on one GPU.
-    "gpu": Scale(
-        problem="languagemodel_lm1b32k_packed",
-        hparams_set="transformer_base",
-        hparams="learning_rate_warmup_steps=1000",
-        train_steps=10_000,
-        dtype="mixed_bfloat16",
+    "gpu": dataclasses.replace(
+        language_modeling.BASE,
         entries=(*PEERS, *ALGORITHM_1, *RANK_ONE),
         trials=6,
+        dtype="mixed_bfloat16",
     ),
-    # The paper's run, on one V100 or better.
-    "paper": Scale(
-        problem="languagemodel_lm1b32k_packed",
-        hparams_set="transformer_et_gbw",
-        hparams="",
-        train_steps=500_000,
-        entries=(*PEERS, *ALGORITHM_1),
-        trials=10,
+    "paper": dataclasses.replace(
+        language_modeling.PAPER, entries=(*PEERS, *ALGORITHM_1), trials=10
     ),
 }
 
@@ -79,6 +60,7 @@ SCALES = {
 def conduct(scale, output_dir):
     from trainer import registry
     from trainer.experiments import comparison
+    from trainer.experiments import report
 
     for name in scale.entries:
         registry.optimizers.get(name)
@@ -108,8 +90,7 @@ def conduct(scale, output_dir):
     )
     finished = {name: compared.records(name) for name in scale.entries}
     floor = language_modeling.known_perplexity(scale.tmp_dir)
-    print(table(finished, floor))
-    (output_dir / "table.md").write_text(table(finished, floor) + "\n")
+    report.publish(table(finished, floor), output_dir)
     plot(finished, floor, output_dir)
     print(f"plots: {output_dir / 'perplexity.png'}, {output_dir / 'curves.png'}")
     if scale.samples:

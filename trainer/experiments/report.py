@@ -24,6 +24,12 @@ def markdown(columns, rows):
     return "\n".join([line(columns), "|---" * len(columns) + "|", *map(line, rows)])
 
 
+def publish(table, output_dir):
+    """Prints a table and writes it to table.md."""
+    (output_dir / "table.md").write_text(table + "\n")
+    print(table)
+
+
 @contextlib.contextmanager
 def figure(path, x, y, width=7, log_x=False, log_y=False):
     """Axes to draw into, written to `path`.png and .svg at the end."""

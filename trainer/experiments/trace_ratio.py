@@ -14,34 +14,15 @@ import dataclasses
 
 from trainer.experiments import experiment
 from trainer.experiments import language_modeling
-from trainer.experiments.language_modeling import NO_REGULARIZATION
 
 LEVELS = ("et1_sum", "et2_sum", "et3_sum", "etinf_sum")
-SMOKE = language_modeling.Scale(
-    problem="languagemodel_lm1b2k_packed",
-    hparams_set="transformer_tiny",
-    hparams=NO_REGULARIZATION + "batch_size=2048,learning_rate_warmup_steps=100",
-    train_steps=6,
-    max_length=64,
-    tmp_dir="testdata",
-    entries=("et1_sum", "etinf_sum"),
-)
-GPU = language_modeling.Scale(
-    problem="languagemodel_lm1b32k_packed",
-    hparams_set="transformer_base",
-    hparams="learning_rate_warmup_steps=1000",
-    train_steps=10_000,
-    entries=LEVELS,
-)
 SCALES = {
-    "smoke": SMOKE,
-    "cpu": dataclasses.replace(
-        SMOKE, train_steps=500, max_length=256, tmp_dir=None, entries=LEVELS
+    "smoke": dataclasses.replace(
+        language_modeling.SMOKE, entries=("et1_sum", "etinf_sum")
     ),
-    "gpu": GPU,
-    "paper": dataclasses.replace(
-        GPU, hparams_set="transformer_et_gbw", hparams="", train_steps=500_000
-    ),
+    "cpu": dataclasses.replace(language_modeling.TINY, entries=LEVELS),
+    "gpu": dataclasses.replace(language_modeling.BASE, entries=LEVELS),
+    "paper": dataclasses.replace(language_modeling.PAPER, entries=LEVELS),
 }
 
 
@@ -67,9 +48,7 @@ def conduct(scale, output_dir):
         (step, first), (_, last) = record["ratios"][0], record["ratios"][-1]
         rows.append((name, record["state_scalars"], f"{first:.2f} (step {step})"))
         rows[-1] += (f"{last:.2f}", *ends, f"{record['loss']:.4f}")
-    table = report.markdown(columns, rows)
-    (output_dir / "table.md").write_text(table + "\n")
-    print(table)
+    report.publish(report.markdown(columns, rows), output_dir)
     curves = {name: record["ratios"] for name, record in finished.items()}
     label = "sqrt(Tr(H_ET) / Tr(H_AdaGrad))"
     report.curves_plot(output_dir / "ratios", curves, "step", label)
