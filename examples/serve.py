@@ -69,6 +69,10 @@ def create_app(folder=None) -> FastAPI:
             if size is None or not size.isdigit():
                 return JSONResponse({"detail": "Content-Length is required"}, 411)
             if int(size) > MAX_BODY:
+                if int(size) < 10 * MAX_BODY:
+                    # A client that is cut off while it sends never sees the reason.
+                    async for _ in request.stream():
+                        pass
                 detail = f"the body has {size} bytes; the most is {MAX_BODY}"
                 return JSONResponse({"detail": detail}, 413)
         return await call_next(request)

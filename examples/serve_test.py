@@ -123,6 +123,15 @@ def test_bad_input_is_a_clear_4xx(port, path, body, status, reason):
     assert reason in json.dumps(answer)
 
 
+def test_a_huge_body_is_refused_before_it_is_sent(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    with contextlib.closing(connection):
+        connection.putrequest("POST", "/score")
+        connection.putheader("Content-Length", str(10**12))
+        connection.endheaders()
+        assert connection.getresponse().status == 413
+
+
 def test_a_body_of_unknown_length_is_refused(port):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     with contextlib.closing(connection):
