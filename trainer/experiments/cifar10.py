@@ -23,7 +23,7 @@ CLASSES = 10
 ENTRIES = ("sgd", "momentum", "adagrad", "adam", "et1", "et2", "et3", "etinf")
 RANK_ONE = ("et2_rank1",)
 # Rates to start the search from.
-CONSTANTS = {"sgd": 0.1, "momentum": 0.02, "adam": 0.001, "et2_rank1": 0.01}
+CONSTANTS = {"sgd": 0.1, "momentum": 0.02, "adam": 0.003, "et2_rank1": 0.01}
 MEAN = np.array([0.4913, 0.4821, 0.4465], "float32")
 DEVIATION = np.array([0.2452, 0.2428, 0.2628], "float32")
 
@@ -212,7 +212,7 @@ def conduct(scale, output_dir):
         output_dir,
         {name: getattr(scale, name) for name in names},
         scale,
-        lambda name: CONSTANTS.get(name, 0.01),
+        lambda name: CONSTANTS.get(name, 0.03),
         lambda *arguments: train(scale, data, *arguments),
     )
     finished = {name: compared.records(name) for name in scale.entries}
