@@ -47,6 +47,17 @@ setuptools.setup(
         "jax": ["jax>=0.7"],
         # Others' optimizers, to check ours against.
         "reference": ["optax>=0.2.4"],
+        # The same, where torch may be installed; `pytest trainer/peers` uses them.
+        "reference-torch": [
+            "adam-mini>=1.1.1",
+            "apollo-torch>=1.0.3",
+            "bitsandbytes>=0.45",  # galore-torch imports it
+            "came-pytorch>=0.1.3",
+            "galore-torch>=1.0",
+            "torch>=2.8",
+            "torchao>=0.13",
+            "transformers>=4.50",  # galore-torch and apollo-torch import it
+        ],
         "test": [
             "hypothesis>=6.100",
             "ipykernel>=6.29",  # executes the notebook

@@ -60,7 +60,7 @@ def keras_optimizer(name):
     if name in _KERAS:
         return getattr(keras.optimizers, _KERAS[name])(RATE)
     base, extra = _VARIANTS.get(name, (name, {}))
-    made = optimizers.create(HParams(optimizer=base, learning_rate_constant=RATE))
+    made = optimizers.create(HParams(optimizer=base, learning_rate_constant=RATE), [])
     return made.from_config(made.get_config() | extra)
 
 

@@ -20,6 +20,7 @@ class HParams:
     label_smoothing: float = 0.1
     batch_size: int = 4096  # tokens a step, padding counted
     optimizer: str = "et2"
+    optimizer_state_budget: float = 0.0  # bytes, of ET optimizers; 0: as their level
     learning_rate_constant: float = 0.0  # c of the schedule; 0: the optimizer's
     learning_rate_schedule: str = "inverse_sqrt"
     learning_rate_warmup_steps: int = 10_000

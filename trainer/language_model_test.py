@@ -104,7 +104,8 @@ for layer in model.layers:
     if hasattr(layer, "remat"):
         layer.remat = bool(remat)
 trained = language_model.training_model(model, 0.1, rows * 256)
-trained.compile(optimizers.create(hparams), language_model.PassedThrough())
+optimizer = optimizers.create(hparams, trained.trainable_variables)
+trained.compile(optimizer, language_model.PassedThrough())
 x = np.random.default_rng(0).integers(2, vocab_size, (rows, 256), "int32")
 trained.train_on_batch(x, x)
 print(json.dumps(peak_temporary_bytes(lambda: trained.train_on_batch(x, x))))

@@ -22,7 +22,7 @@ def build(run, description):
         keras.config.set_dtype_policy(before)
     if run.warm_start_from:
         _take_weights(model, run.warm_start_from)
-    optimizer = optimizers.create(run.hparams)
+    optimizer = optimizers.create(run.hparams, model.trainable_variables)
     if run.dtype == "mixed_float16":
         # Here, not by `compile`: that would ask the policy again at every loading.
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)

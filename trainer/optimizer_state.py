@@ -1,6 +1,7 @@
 """What an optimizer keeps: its state, and perhaps moving averages of the weights."""
 
 import contextlib
+import math
 
 import numpy as np
 from keras import ops
@@ -14,14 +15,16 @@ def inner(optimizer):
 
 
 def state_scalars(optimizer):
-    """Scalars of state: without counters, the rate, and averages of weights."""
+    """Scalars of state: without counters, the rate, and averages of weights.
+
+    What is not 4 bytes an entry is counted by its bytes, four a scalar.
+    """
     optimizer = inner(optimizer)
     if hasattr(optimizer, "state_size"):
         return optimizer.state_size
-    counters = {"iteration", "learning_rate"}
-    return sum(
-        int(np.prod(v.shape)) for v in optimizer.variables if v.name not in counters
-    )
+    counters = {"iteration", "learning_rate", "seed_generator_state"}
+    kept = [v for v in optimizer.variables if v.name not in counters]
+    return sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in kept) // 4
 
 
 @contextlib.contextmanager

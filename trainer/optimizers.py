@@ -8,11 +8,17 @@ optimizer. c, the constant of the `inverse_sqrt` schedule, was tuned per optimiz
 import keras
 
 from extreme_tensoring_tf import ExtremeTensoring
-from trainer import peers
+from extreme_tensoring_tf.planner import plan
 from trainer import registry
+from trainer.errors import UsageError
+from trainer.peers import adam_family
+from trainer.peers import factored
+from trainer.peers import low_rank
 
 
-def _register(name, learning_rate_constant, factory, **kwargs):
+def _register(name, learning_rate_constant, factory, of_model=None, **kwargs):
+    """`of_model`: None, or a function of hparams that returns more arguments."""
+
     def make(learning_rate, hparams):
         accumulated = hparams.gradient_accumulation_steps
         return factory(
@@ -24,6 +30,7 @@ def _register(name, learning_rate_constant, factory, **kwargs):
             ema_momentum=hparams.ema_momentum or 0.99,
             name=name,
             **kwargs,
+            **(of_model(hparams) if of_model else {}),
         )
 
     make.learning_rate_constant = learning_rate_constant
@@ -46,8 +53,27 @@ _register("adam", 0.09, keras.optimizers.Adam, beta_2=0.997, epsilon=1e-9)
 _register("adafactor", 0.52, keras.optimizers.Adafactor, relative_step=False)
 _register("lion", 0.003, keras.optimizers.Lion)
 _register("muon", 0.09, keras.optimizers.Muon, adam_weight_decay=0.0)
-_register("sm3", 1.0, peers.SM3)
-_register("came", 0.05, peers.CAME)
+_register("sm3", 1.0, factored.SM3)
+_register("came", 0.05, factored.CAME)
+_register("smmf", 0.05, factored.SMMF)
+_ADAM = {"beta_2": 0.997, "epsilon": 1e-9}  # as Adam above
+_register("slim_adam", 0.09, adam_family.SlimAdam, **_ADAM)
+_register("adam_8bit", 0.09, adam_family.Adam8bit, **_ADAM)
+_register(
+    "adam_mini",
+    0.09,
+    adam_family.AdamMini,
+    lambda hparams: {"num_heads": hparams.num_heads},
+    **_ADAM,
+)
+_register(
+    "galore",
+    0.18,
+    low_rank.GaLore,
+    lambda hparams: {"rank": hparams.hidden_size // 4},  # as its authors
+    beta_2=0.997,
+)
+_register("apollo_mini", 0.09, low_rank.APOLLO, beta_2=0.997)
 _RANK_ONE = {"preconditioner": "rank_one", "beta_2": 0.99, "clip_threshold": 1.0}
 # Suffix of the name -> arguments, and the constant c of each level. Algorithm 1 with
 # "sum", the letter of the paper, makes the rate of a variable fall with its size, so
@@ -79,9 +105,34 @@ for _suffix, (_arguments, _constants) in _FORMS.items():
         )
 
 
-def create(hparams):
-    """The optimizer that `hparams` name, with its schedule."""
+def create(hparams, variables):
+    """The optimizer that `hparams` name, with its schedule.
+
+    Args:
+        hparams: `HParams`.
+        variables: of the model; a budget of state is planned over these.
+
+    Raises:
+        UsageError: a name is unknown, or the optimizer takes no budget.
+    """
     make = registry.optimizers.get(hparams.optimizer)
     constant = hparams.learning_rate_constant or make.learning_rate_constant
     schedule = registry.schedules.get(hparams.learning_rate_schedule)
-    return make(schedule(hparams, constant), hparams)
+    optimizer = make(schedule(hparams, constant), hparams)
+    if hparams.optimizer_state_budget:
+        return _within(optimizer, variables, hparams.optimizer_state_budget)
+    return optimizer
+
+
+def _within(optimizer, variables, budget):
+    """The same, but with dims that fit a budget of bytes."""
+    if not isinstance(optimizer, ExtremeTensoring):
+        raise UsageError(
+            f"optimizer_state_budget={budget:g} is for ET optimizers (--hparams="
+            f"optimizer=et2_rank1, for one); {optimizer.name} keeps what it keeps"
+        )
+    try:
+        dims = plan([(v.path, tuple(v.shape)) for v in variables], int(budget))
+    except ValueError as error:
+        raise UsageError(f"optimizer_state_budget: {error}") from error
+    return ExtremeTensoring.from_config(optimizer.get_config() | {"tensor_dims": dims})

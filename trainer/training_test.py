@@ -335,7 +335,7 @@ def test_rows_of_many_lengths(data_dir, tmp_path):
 @pytest.mark.parametrize("name", registry.optimizers.names())
 def test_every_optimizer_takes_a_step(name):
     hparams = dataclasses.replace(HPARAMS, optimizer=name, learning_rate_warmup_steps=4)
-    optimizer = optimizers.create(hparams)
+    optimizer = optimizers.create(hparams, [])
     assert optimizer.name == name
     optimizer.jit_compile = False  # one step is not worth compiling
     variable = keras.Variable(np.ones((4, 6)), dtype="float32", name="embedding")
@@ -343,6 +343,23 @@ def test_every_optimizer_takes_a_step(name):
     assert (keras.ops.convert_to_numpy(variable) < 1).all()
 
 
+def test_budget_of_state():
+    """A budget binds, is refused to others, and must cover a scalar a variable."""
+    hparams = dataclasses.replace(
+        HPARAMS, optimizer="et2_rank1", optimizer_state_budget=100.0
+    )
+    variables = [keras.Variable(np.ones((40, 60)), dtype="float32", name="kernel")]
+    optimizer = optimizers.create(hparams, variables)
+    optimizer.build(variables)
+    assert 10 < optimizer.state_size <= 25
+    assert optimizer.beta_2 == 0.99
+    with pytest.raises(UsageError, match="is for ET optimizers"):
+        optimizers.create(dataclasses.replace(hparams, optimizer="adam"), variables)
+    with pytest.raises(UsageError, match="less than one scalar"):
+        small = dataclasses.replace(hparams, optimizer_state_budget=3.0)
+        optimizers.create(small, variables)
+
+
 def test_unknown_optimizer():
     with pytest.raises(UsageError, match="unknown optimizer 'et9'. Known: adafactor"):
-        optimizers.create(dataclasses.replace(HPARAMS, optimizer="et9"))
+        optimizers.create(dataclasses.replace(HPARAMS, optimizer="et9"), [])

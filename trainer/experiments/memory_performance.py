@@ -5,12 +5,14 @@ r"""Memory against performance: one language model, many optimizers, one table.
         --tmp_dir=FOLDER_OF_THE_UNPACKED_ARCHIVE --output_dir=memory_performance
 
 The paper's main experiment (Section 5, Figure 2). Rates are tuned as `comparison`
-says. What is finished is in OUTPUT_DIR and not run again: sweep.db, results.jsonl,
+says. An entry is OPTIMIZER or, for those of ours, OPTIMIZER:BYTES, a budget for its
+state. What is finished is in OUTPUT_DIR and not run again: sweep.db, results.jsonl,
 table.md, perplexity.png, curves.png (and .svg).
 """
 
 import dataclasses
 
+from trainer.errors import UsageError
 from trainer.experiments import experiment
 from trainer.experiments import language_modeling
 from trainer.experiments.language_modeling import NO_REGULARIZATION
@@ -63,7 +65,7 @@ def conduct(scale, output_dir):
     from trainer.experiments import report
 
     for name in scale.entries:
-        registry.optimizers.get(name)
+        registry.optimizers.get(split(name)[0])
     runs = language_modeling.Runs(scale, output_dir)
 
     def folder(name, constant, seed):
@@ -71,12 +73,14 @@ def conduct(scale, output_dir):
         return str(output_dir / "runs" / run)
 
     def train(name, constant, seed, on_evaluation):
+        optimizer, budget = split(name)
         return runs.train(
             f"{name} c={constant:.3g} seed {seed}",
             seed,
             on_evaluation,
             output_dir=folder(name, constant, seed) if scale.samples else None,
-            optimizer=name,
+            optimizer=optimizer,
+            optimizer_state_budget=budget,
             learning_rate_constant=constant,
         )
 
@@ -84,7 +88,7 @@ def conduct(scale, output_dir):
         output_dir,
         runs.settings() | {"checkpoints": bool(scale.samples)},
         scale,
-        language_modeling.known_constant,
+        lambda name: language_modeling.known_constant(split(name)[0]),
         train,
         reuse_trials=not scale.samples,  # a trial leaves no model to draw from
     )
@@ -98,6 +102,21 @@ def conduct(scale, output_dir):
         print(f"sampled with {name}:")
         first = folder(name, finished[name][0]["c"], 0)
         print_samples(first, runs.data_dir, scale.samples)
+
+
+def split(entry):
+    """(optimizer, bytes of state or 0) of an entry OPTIMIZER[:BYTES].
+
+    Raises:
+        UsageError: BYTES is no number.
+    """
+    optimizer, colon, budget = entry.partition(":")
+    if colon and not budget.isdecimal():
+        raise UsageError(
+            f"entry {entry!r}: after the colon goes a number of bytes, as in "
+            "et2_rank1:4096"
+        )
+    return optimizer, float(budget or 0)
 
 
 def print_samples(output_dir, data_dir, count):

@@ -1,8 +1,6 @@
-"""Low-memory optimizers that came after extreme tensoring, to compare with.
+"""Moments kept as a few vectors: along axes, or factors of a matrix."""
 
-Each is the published algorithm on Keras' interface, checked against its reference
-implementation. Lion, Muon and Adafactor are Keras' own.
-"""
+import math
 
 import keras
 from keras import ops
@@ -162,3 +160,93 @@ class CAME(keras.optimizers.Optimizer):
 
     def get_config(self):
         return super().get_config() | self._own
+
+
+class SMMF(keras.optimizers.Optimizer):
+    """Adam whose moments are rank-one factors of the variable as a square matrix.
+
+    A variable of d entries is a matrix (n, d / n) as square as d's divisors allow.
+    m = beta_m * old m + (1 - beta_m) * g,        beta_m = beta_1 * growth_rate**(t - 1)
+    v = beta_v * old v + (1 - beta_v) * g**2,     beta_v = 1 - t**decay_rate
+    x <- x - rate * m / (sqrt(v) + epsilon)
+
+    where |m| and v are then kept as (row sums, column sums), one of them divided by
+    the total, and the signs of m as one byte an entry. The old values are the products.
+
+    Args:
+        learning_rate: defaults to 0.001.
+        beta_1: defaults to 0.9.
+        growth_rate: defaults to 0.999.
+        decay_rate: in [-1, 0]. Defaults to -0.8.
+        epsilon: defaults to 1e-8.
+
+    Source: Park, Lee, arXiv 2412.08894, Algorithms 1 to 4; as in the authors' code.
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.001,
+        beta_1=0.9,
+        growth_rate=0.999,
+        decay_rate=-0.8,
+        epsilon=1e-8,
+        name="smmf",
+        **kwargs,
+    ):
+        super().__init__(learning_rate, name=name, **kwargs)
+        self._own = {
+            "beta_1": beta_1,
+            "growth_rate": growth_rate,
+            "decay_rate": decay_rate,
+            "epsilon": epsilon,
+        }
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        shapes = [_square(math.prod(v.shape)) for v in variables]
+        self._factors = [
+            [
+                [self.add_variable((size,), name=moment) for size in shape]
+                for moment in ("momentum", "square")
+            ]
+            for shape in shapes
+        ]
+        self._signs = [self.add_variable(s, dtype="bool", name="sign") for s in shapes]
+
+    def update_step(self, gradient, variable, learning_rate):
+        own = self._own
+        index = self._get_variable_index(variable)
+        first, second = self._factors[index]
+        sign = self._signs[index]
+        step = ops.cast(self.iterations + 1, "float32")
+        beta_m = own["beta_1"] * ops.power(own["growth_rate"], step - 1)
+        beta_v = 1 - ops.power(step, own["decay_rate"])
+        g = ops.reshape(ops.cast(gradient, "float32"), sign.shape)
+        m = ops.where(sign, 1.0, -1.0) * ops.outer(*first)
+        m = beta_m * m + (1 - beta_m) * g
+        v = beta_v * ops.outer(*second) + (1 - beta_v) * ops.square(g)
+        self.assign(sign, m > 0)
+        self._factorize(ops.abs(m), first)
+        self._factorize(v, second)
+        update = ops.reshape(m / (ops.sqrt(v) + own["epsilon"]), variable.shape)
+        self.assign_sub(variable, ops.cast(learning_rate * update, variable.dtype))
+
+    def _factorize(self, matrix, factors):
+        """Row and column sums, the shorter divided by the total."""
+        sums = [ops.sum(matrix, axis=1), ops.sum(matrix, axis=0)]
+        shorter = 0 if matrix.shape[0] < matrix.shape[1] else 1
+        total = ops.sum(sums[shorter])
+        sums[shorter] = sums[shorter] / ops.where(total > 0, total, 1.0)
+        for factor, value in zip(factors, sums):
+            self.assign(factor, value)
+
+    def get_config(self):
+        return super().get_config() | self._own
+
+
+def _square(size):
+    """(size / n, n) for the largest divisor n not above the root."""
+    divisor = next(n for n in range(math.isqrt(size), 0, -1) if size % n == 0)
+    return size // divisor, divisor
