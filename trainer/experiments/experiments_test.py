@@ -1,5 +1,6 @@
 """The experiments at their smallest, as a stranger runs them."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -49,6 +50,18 @@ def write_cifar10(folder):
             ["steps", "hours"],
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            "keras_hub_gpt2",
+            [],
+            ["et2_rank1"],
+            ["curves"],
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(
+                    not importlib.util.find_spec("keras_hub"), reason="no keras-hub"
+                ),
+            ],
+        ),
         ("cifar10", ["--train_steps=2"], ["sgd", "et2"], ["test_error"]),
     ],
 )
@@ -66,6 +79,16 @@ def test_tables_and_plots(tmp_path, experiment, flags, entries, plots):
     for name in plots:
         for suffix in (".png", ".svg"):
             assert (tmp_path / "out" / f"{name}{suffix}").stat().st_size > 5000
+
+
+@pytest.mark.skipif(
+    bool(importlib.util.find_spec("keras_hub")), reason="keras-hub is installed"
+)
+def test_without_keras_hub(tmp_path):
+    done = call("keras_hub_gpt2", f"--output_dir={tmp_path / 'out'}")
+    assert done.returncode == 1
+    assert "pip install --no-deps keras-hub" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

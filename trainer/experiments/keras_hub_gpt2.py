@@ -1,0 +1,160 @@
+r"""KerasHub's GPT-2, unchanged, with one optimizer after another in `compile`.
+
+    pip install --no-deps keras-hub kagglehub kagglesdk
+    pip install regex rich tokenizers
+    python -m trainer.experiments.keras_hub_gpt2 --scale=cpu \
+        --tmp_dir=FOLDER_OF_THE_UNPACKED_ARCHIVE --output_dir=keras_hub_gpt2
+
+A GPT2CausalLM of the size that the hparams name, on rows of text that run on from
+sentence to sentence. Nothing but `optimizer=` differs between entries. Rates are tuned
+as `comparison` says. Without dependencies, because keras-hub asks for tensorflow-text,
+and that for the package `tensorflow`, which overwrites `tensorflow-cpu`.
+"""
+
+import dataclasses
+import importlib.util
+
+from trainer.errors import UsageError
+from trainer.experiments import experiment
+from trainer.experiments import language_modeling
+from trainer.tokenizer import PAD_ID
+
+ENTRIES = ("sgd", "et2", "et2_rank1", "adafactor", "adam")
+SCALES = {
+    "smoke": dataclasses.replace(language_modeling.SMOKE, entries=("et2_rank1",)),
+    "cpu": dataclasses.replace(
+        language_modeling.TINY, entries=ENTRIES, trials=3, seeds=1
+    ),
+    "gpu": dataclasses.replace(language_modeling.BASE, entries=ENTRIES, trials=4),
+    "paper": dataclasses.replace(
+        language_modeling.PAPER, train_steps=50_000, entries=ENTRIES, trials=4
+    ),
+}
+
+
+def gpt2(hparams, vocab_size, length):
+    """A GPT2CausalLM of KerasHub, without weights."""
+    import keras
+    import keras_hub
+
+    backbone = keras_hub.models.GPT2Backbone(
+        vocabulary_size=vocab_size,
+        num_layers=hparams.num_hidden_layers,
+        num_heads=hparams.num_heads,
+        hidden_dim=hparams.hidden_size,
+        intermediate_dim=hparams.filter_size,
+        dropout=hparams.layer_prepostprocess_dropout,
+        max_sequence_length=length,
+    )
+    model = keras_hub.models.GPT2CausalLM(backbone, preprocessor=None)
+    # Without KerasHub's own `fit`, which preprocesses text and takes no generator.
+    return keras.Model(model.inputs, model.outputs, name="gpt2")
+
+
+def shifted(rows):
+    """Inputs, next tokens, and weights that leave padding out, of (B, T + 1) ids."""
+    inputs, labels = rows[:, :-1], rows[:, 1:]
+    real = inputs != PAD_ID
+    return {"token_ids": inputs, "padding_mask": real}, labels, labels != PAD_ID
+
+
+def train(runs, name, constant, seed, on_evaluation):
+    """Trains once. The record's "loss" is the nats per token on the dev split."""
+    import keras
+    import numpy as np
+    import tqdm.keras
+
+    from trainer import dataset
+    from trainer import optimizer_state
+    from trainer import registry
+
+    scale, hparams = runs.scale, runs.hparams
+    keras.backend.clear_session(free_memory=True)
+    keras.utils.set_random_seed(seed)
+    description = dataset.load_description(runs.data_dir, scale.problem)
+    model = gpt2(hparams, description.vocab_size, scale.max_length - 1)
+    schedule = registry.schedules.get(hparams.learning_rate_schedule)
+    model.compile(
+        optimizer=registry.optimizers.get(name)(schedule(hparams, constant), hparams),
+        loss=keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, reduction="mean_with_sample_weight"
+        ),
+        weighted_metrics=[],
+        jit_compile="auto",
+    )
+    (dev,) = dataset.buckets(runs.data_dir, description, "dev")
+    dev = shifted(np.stack([dev[i][1] for i in range(len(dev))]))
+    buckets = dataset.buckets(runs.data_dir, description, "train")
+    batches = dataset.training_batches(buckets, hparams.batch_size, seed)
+    curve = []
+
+    class Evaluation(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            nats = model.evaluate(*dev[:2], sample_weight=dev[2], verbose=0)
+            curve.append(((epoch + 1) * steps, nats))
+            on_evaluation(*curve[-1])
+
+    epochs = min(5, scale.train_steps)
+    steps = scale.train_steps // epochs
+    label = f"{name} c={constant:.3g} seed {seed}"
+    model.fit(
+        (shifted(rows) for rows, _ in batches),
+        steps_per_epoch=steps,
+        epochs=epochs,
+        verbose=0,
+        callbacks=[Evaluation(), tqdm.keras.TqdmCallback(verbose=0, desc=label)],
+    )
+    return {
+        "loss": curve[-1][1],
+        "curve": curve,
+        "parameters": model.count_params(),
+        "state_scalars": optimizer_state.state_scalars(model.optimizer),
+    }
+
+
+def conduct(scale, output_dir):
+    from trainer import registry
+    from trainer.experiments import comparison
+    from trainer.experiments import report
+
+    if not importlib.util.find_spec("keras_hub"):
+        raise UsageError(
+            "this experiment needs keras-hub: pip install --no-deps keras-hub "
+            "kagglehub kagglesdk, then pip install regex rich tokenizers"
+        )
+    for name in scale.entries:
+        registry.optimizers.get(name)
+    runs = language_modeling.Runs(scale, output_dir)
+    compared = comparison.Comparison(
+        output_dir,
+        runs.settings(),
+        scale,
+        language_modeling.known_constant,
+        lambda *arguments: train(runs, *arguments),
+    )
+    finished = {name: compared.records(name) for name in scale.entries}
+    rows = [
+        (
+            name,
+            f"{records[0]['c']:.3g}",
+            records[0]["state_scalars"],
+            f"{100 * records[0]['state_scalars'] / records[0]['parameters']:.3g}%",
+            report.mean_and_spread([r["loss"] for r in records], 4),
+        )
+        for name, records in finished.items()
+    ]
+    columns = ("optimizer", "c", "state scalars", "of the parameters", "nats per token")
+    report.publish(report.markdown(columns, rows), output_dir)
+    report.curves_plot(
+        output_dir / "curves",
+        {name: records[0]["curve"] for name, records in finished.items()},
+        "step",
+        "held-out nats per token",
+    )
+    print(f"plot: {output_dir / 'curves.png'}")
+
+
+run = experiment.entry_point(conduct, SCALES, __doc__, __name__)
+
+if __name__ == "__main__":
+    run()
