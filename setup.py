@@ -25,7 +25,7 @@ setuptools.setup(
         "keras>=3.15.1",
         "matplotlib>=3.8",
         "numpy>=1.26",
-        "optuna>=4.4",
+        "optuna>=4.9",
         "pillow>=10",
         "scipy>=1.11",
         "sentencepiece>=0.2.3",

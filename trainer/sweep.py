@@ -74,7 +74,8 @@ def create_study(path, name, seed=0):
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     storage = optuna.storages.RDBStorage(
         f"sqlite:///{path}",
-        heartbeat_interval=30,  # trials of a worker that was killed are given up
+        heartbeat_interval=30,  # trials of a worker that was killed are tried again
+        heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
         engine_kwargs={"connect_args": {"timeout": 60}},
     )
     return optuna.create_study(
@@ -94,14 +95,17 @@ def optimize(study, objective, trials, first=(), report=None):
         study: of `create_study`.
         objective: takes a trial, returns the value to minimize.
         trials: how many in all, those of other workers and earlier calls counted.
-        first: what to try first, {hparam: value} each.
+        first: what to try first, {hparam: value} each, also after an interruption.
         report: None, or called with each `optuna.trial.FrozenTrial` that ends.
     """
     import optuna
 
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    if not study.trials:
-        for values in first:
+    # A trial that was interrupted left nothing: its values are to be tried again.
+    kept = [t for t in study.trials if t.state != optuna.trial.TrialState.FAIL]
+    tried = [trial.system_attrs.get("fixed_params") for trial in kept]
+    for values in first:
+        if values not in tried:
             study.enqueue_trial(values)
 
     def count():

@@ -73,6 +73,26 @@ def test_a_study_finds_the_better_rate_and_goes_on(data_dir, tmp_path):
     assert result["state_scalars"] > 0
 
 
+def test_an_interrupted_first_trial_is_tried_again(tmp_path):
+    first = [{"x": 1.0}, {"x": 2.0}, {"x": 3.0}]
+
+    def optimize(objective):
+        study = sweep.create_study(tmp_path / "sweep.db", "interrupted")
+        sweep.optimize(study, objective, trials=3, first=first)
+        return study
+
+    def interrupted(trial):
+        if trial.suggest_float("x", 0.0, 10.0) == 2.0:
+            raise KeyboardInterrupt
+        return trial.params["x"]
+
+    with pytest.raises(KeyboardInterrupt):
+        optimize(interrupted)
+    study = optimize(lambda trial: trial.suggest_float("x", 0.0, 10.0))
+    values = sorted(t.value for t in study.trials if t.value is not None)
+    assert values == [1.0, 2.0, 3.0]
+
+
 def test_trials_worse_than_the_median_end_early(tmp_path):
     study = sweep.create_study(tmp_path / "sweep.db", "pruned")
 
