@@ -75,6 +75,9 @@ _register(
 )
 _register("apollo_mini", 0.09, low_rank.APOLLO, beta_2=0.997)
 _RANK_ONE = {"preconditioner": "rank_one", "beta_2": 0.99, "clip_threshold": 1.0}
+# How often a token occurs sets the scale of its row, which level 2 folds away.
+_ROWS = {"tensor_dims": {"embedding": 1}}
+_SHORT = {"beta_2": 0.9}
 # Suffix of the name -> arguments, and the constant c of each level. Algorithm 1 with
 # "sum", the letter of the paper, makes the rate of a variable fall with its size, so
 # biases would learn some 30 times faster than embeddings here. "mean" is the same
@@ -87,11 +90,10 @@ _FORMS = {
     "_rank1_noclip": (_RANK_ONE | {"clip_threshold": None}, {1: 0.1, 2: 0.1, 3: 0.1}),
     "_rank1_sums": ({"preconditioner": "rank_one"}, {2: 1.0}),
     "_rank1_momentum": (_RANK_ONE | {"beta_1": 0.9}, {2: 0.1}),
-    # How often a token occurs sets the scale of its row, which level 2 folds away.
-    "_rank1_rows": (
-        _RANK_ONE | {"tensor_dims": {"embedding": 1}},
-        {2: 0.1, "inf": 0.1},
-    ),
+    "_rank1_rows": (_RANK_ONE | _ROWS, {2: 0.1, "inf": 0.1}),
+    # An average over ten steps, not a hundred: better where training is short.
+    "_rank1_short": (_RANK_ONE | _SHORT, {2: 0.1}),
+    "_rank1_rows_short": (_RANK_ONE | _ROWS | _SHORT, {2: 0.1}),
 }
 for _suffix, (_arguments, _constants) in _FORMS.items():
     for _level, _constant in _constants.items():

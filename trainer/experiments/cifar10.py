@@ -23,7 +23,7 @@ CLASSES = 10
 ENTRIES = ("sgd", "momentum", "adagrad", "adam", "et1", "et2", "et3", "etinf")
 RANK_ONE = ("et2_rank1",)
 # Rates to start the search from.
-CONSTANTS = {"sgd": 0.1, "momentum": 0.02, "adam": 0.003, "et2_rank1": 0.01}
+CONSTANTS = {"sgd": 0.3, "momentum": 0.06, "adam": 0.009, "et2_rank1": 0.003}
 MEAN = np.array([0.4913, 0.4821, 0.4465], "float32")
 DEVIATION = np.array([0.2452, 0.2428, 0.2628], "float32")
 
