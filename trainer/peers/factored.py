@@ -224,9 +224,13 @@ class SMMF(keras.optimizers.Optimizer):
         beta_m = own["beta_1"] * ops.power(own["growth_rate"], step - 1)
         beta_v = 1 - ops.power(step, own["decay_rate"])
         g = ops.reshape(ops.cast(gradient, "float32"), sign.shape)
-        m = ops.where(sign, 1.0, -1.0) * ops.outer(*first)
+        old_m, old_v = (
+            ops.outer(rows.value, columns.value)
+            for rows, columns in self._factors[index]
+        )
+        m = ops.where(sign.value, 1.0, -1.0) * old_m
         m = beta_m * m + (1 - beta_m) * g
-        v = beta_v * ops.outer(*second) + (1 - beta_v) * ops.square(g)
+        v = beta_v * old_v + (1 - beta_v) * ops.square(g)
         self.assign(sign, m > 0)
         self._factorize(ops.abs(m), first)
         self._factorize(v, second)
