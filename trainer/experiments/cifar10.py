@@ -185,6 +185,7 @@ def train(scale, data, name, constant, seed, on_evaluation):
     steps = scale.train_steps // epochs
     model.fit(
         batches(),
+        shuffle=False,  # the batches are shuffled
         steps_per_epoch=steps,
         epochs=epochs,
         verbose=0,

@@ -99,6 +99,7 @@ def train(runs, name, constant, seed, on_evaluation):
     label = f"{name} c={constant:.3g} seed {seed}"
     model.fit(
         (shifted(rows) for rows, _ in batches),
+        shuffle=False,  # the batches are shuffled
         steps_per_epoch=steps,
         epochs=epochs,
         verbose=0,
