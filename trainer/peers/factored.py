@@ -43,7 +43,7 @@ class SM3(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         maxima = self._maxima[index]
-        rank = max(1, len(gradient.shape))
+        rank = max(1, len(variable.shape))
         axes = [tuple(j for j in range(rank) if j != i) for i in range(rank)]
         g = ops.cast(gradient, "float32")
         nu = ops.square(g)

@@ -59,7 +59,8 @@ class _LowRankAdam(keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        g = ops.cast(gradient, "float32")
+        # Reshaped, since TensorFlow does not know the shape of every gradient.
+        g = ops.reshape(ops.cast(gradient, "float32"), variable.shape)
         projection = self._projections[index]
         if projection is None:
             update = self._adam(index, g)

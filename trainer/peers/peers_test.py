@@ -217,6 +217,25 @@ def test_descent_state_and_config(make, scalars):
     np.testing.assert_allclose(*found, rtol=1e-5)
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="shapes are known elsewhere"
+)
+@pytest.mark.parametrize("make, scalars", OPTIMIZERS)
+def test_gradients_of_unknown_shape(make, scalars):
+    import tensorflow as tf
+
+    optimizer = make(0.01, **({"rank": 2} if make is low_rank.GaLore else {}))
+    variable = keras.Variable(np.ones((6, 8), "float32"))
+    optimizer.build([variable])
+
+    @tf.function(input_signature=[tf.TensorSpec(None)])
+    def step(gradient):
+        optimizer.apply([gradient], [variable])
+
+    step(tf.ones((6, 8)))
+    assert ops.convert_to_numpy(variable).mean() < 1
+
+
 def test_dynamic_map():
     """256 codes each, ascending, with both ends and a zero."""
     for signed in (True, False):
