@@ -54,8 +54,8 @@ _register("adafactor", 0.52, keras.optimizers.Adafactor, relative_step=False)
 _register("lion", 0.003, keras.optimizers.Lion)
 _register("muon", 0.09, keras.optimizers.Muon, adam_weight_decay=0.0)
 _register("sm3", 1.0, factored.SM3)
-_register("came", 0.05, factored.CAME)
-_register("smmf", 0.05, factored.SMMF)
+_register("came", 0.0167, factored.CAME)
+_register("smmf", 0.15, factored.SMMF)
 _ADAM = {"beta_2": 0.997, "epsilon": 1e-9}  # as Adam above
 _register("slim_adam", 0.09, adam_family.SlimAdam, **_ADAM)
 _register("adam_8bit", 0.09, adam_family.Adam8bit, **_ADAM)
@@ -85,10 +85,10 @@ _SHORT = {"beta_2": 0.9}
 _FORMS = {
     "": ({"statistic": "mean"}, {1: 1.0, 2: 1.0, 3: 0.577, "inf": 0.333}),
     "_sum": ({"statistic": "sum"}, {1: 6.0, 2: 12.0, 3: 20.0, "inf": 40.0}),
-    "_ema": ({"statistic": "mean", "beta_2": 0.99}, {1: 0.1, 2: 0.1, 3: 0.1}),
+    "_ema": ({"statistic": "mean", "beta_2": 0.99}, {1: 0.1, 2: 0.0333, 3: 0.0333}),
     "_rank1": (_RANK_ONE, {1: 0.1, 2: 0.1, 3: 0.1}),
     "_rank1_noclip": (_RANK_ONE | {"clip_threshold": None}, {1: 0.1, 2: 0.1, 3: 0.1}),
-    "_rank1_sums": ({"preconditioner": "rank_one"}, {2: 1.0}),
+    "_rank1_sums": ({"preconditioner": "rank_one"}, {2: 0.333}),
     "_rank1_momentum": (_RANK_ONE | {"beta_1": 0.9}, {2: 0.1}),
     "_rank1_rows": (_RANK_ONE | _ROWS, {2: 0.1, "inf": 0.1}),
     # An average over ten steps, not a hundred: better where training is short.

@@ -139,7 +139,8 @@ class Adam8bit(_Adam):
 
     A moment is scale * code[i] with one scale a block. The codes are the dynamic
     map: a sign, a power of ten, and a fraction of the bits that are left. Variables
-    of fewer than 4,096 entries keep 32 bits.
+    of fewer than 4,096 entries keep 32 bits, and so do embeddings, whose rare rows
+    would lose their second moment.
 
     Args: those of Adam.
 
@@ -157,14 +158,15 @@ class Adam8bit(_Adam):
             return
         super().build(variables)
         self._moments = [
-            [self._moment(variable.shape) for _ in ("first", "second")]
+            [self._moment(variable) for _ in ("first", "second")]
             for variable in variables
         ]
 
-    def _moment(self, shape):
-        size = math.prod(shape)
-        if size < self.SMALLEST or size % self.BLOCK:
-            return [self.add_variable(shape, name="moment")]
+    def _moment(self, variable):
+        size = math.prod(variable.shape)
+        small = size < self.SMALLEST or size % self.BLOCK
+        if small or "embedding" in variable.path:
+            return [self.add_variable(variable.shape, name="moment")]
         blocks = size // self.BLOCK
         return [
             self.add_variable((blocks, self.BLOCK), dtype="uint8", name="codes"),
