@@ -217,6 +217,22 @@ def test_descent_state_and_config(make, scalars):
     np.testing.assert_allclose(*found, rtol=1e-5)
 
 
+@pytest.mark.parametrize("optimizer", [factored.SM3(0.1), factored.CAME(0.1)])
+def test_first_step_and_config(optimizer):
+    """After one gradient of equal entries SM3 steps by its sign, CAME by less."""
+    variable = keras.Variable(np.zeros((3, 4), "float32"))
+    same = type(optimizer).from_config(optimizer.get_config())
+    for chosen in (optimizer, same):
+        variable.assign(np.zeros((3, 4)))
+        chosen.apply([2 * ops.ones((3, 4))], [variable])
+        moved = ops.convert_to_numpy(variable)
+        assert (moved < 0).all() and np.ptp(moved) < 1e-6
+    assert same.get_config() == optimizer.get_config()
+    if optimizer.name == "sm3":
+        np.testing.assert_allclose(moved, -0.1, rtol=1e-5)
+        assert sum(v.shape[0] for vs in optimizer._maxima for v in vs) == 7
+
+
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="shapes are known elsewhere"
 )
