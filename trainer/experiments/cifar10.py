@@ -137,11 +137,10 @@ def resnet18(width):
 def train(scale, data, name, constant, seed, on_evaluation):
     """Trains once. The record's "loss" is the error on the held-out images."""
     import keras
-    import tqdm.keras
 
     from trainer import hparams
-    from trainer import optimizer_state
     from trainer import registry
+    from trainer.experiments import fitting
 
     keras.backend.clear_session(free_memory=True)
     keras.utils.set_random_seed(seed)
@@ -172,32 +171,15 @@ def train(scale, data, name, constant, seed, on_evaluation):
         )
         return 100 * (1 - values["accuracy"])
 
-    curve = []
-    label = f"{name} c={constant:.3g} seed {seed}"
-
-    class Epochs(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            step = (epoch + 1) * steps
-            curve.append((step, error("train", scale.held_out)))
-            on_evaluation(step, curve[-1][1])
-
-    epochs = min(5, scale.train_steps)
-    steps = scale.train_steps // epochs
-    model.fit(
+    record = fitting.fit(
+        model,
         batches(),
-        shuffle=False,  # the batches are shuffled
-        steps_per_epoch=steps,
-        epochs=epochs,
-        verbose=0,
-        callbacks=[Epochs(), tqdm.keras.TqdmCallback(verbose=0, desc=label)],
+        scale.train_steps,
+        f"{name} c={constant:.3g} seed {seed}",
+        lambda: error("train", scale.held_out),
+        on_evaluation,
     )
-    return {
-        "loss": curve[-1][1],
-        "curve": curve,
-        "test_error": error("test", None),
-        "parameters": model.count_params(),
-        "state_scalars": optimizer_state.state_scalars(model.optimizer),
-    }
+    return record | {"test_error": error("test", None)}
 
 
 def conduct(scale, output_dir):

@@ -62,11 +62,10 @@ def train(runs, name, constant, seed, on_evaluation):
     """Trains once. The record's "loss" is the nats per token on the dev split."""
     import keras
     import numpy as np
-    import tqdm.keras
 
     from trainer import dataset
-    from trainer import optimizer_state
     from trainer import registry
+    from trainer.experiments import fitting
 
     scale, hparams = runs.scale, runs.hparams
     keras.backend.clear_session(free_memory=True)
@@ -86,31 +85,14 @@ def train(runs, name, constant, seed, on_evaluation):
     dev = shifted(np.stack([dev[i][1] for i in range(len(dev))]))
     buckets = dataset.buckets(runs.data_dir, description, "train")
     batches = dataset.training_batches(buckets, hparams.batch_size, seed)
-    curve = []
-
-    class Evaluation(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            nats = model.evaluate(*dev[:2], sample_weight=dev[2], verbose=0)
-            curve.append(((epoch + 1) * steps, nats))
-            on_evaluation(*curve[-1])
-
-    epochs = min(5, scale.train_steps)
-    steps = scale.train_steps // epochs
-    label = f"{name} c={constant:.3g} seed {seed}"
-    model.fit(
+    return fitting.fit(
+        model,
         (shifted(rows) for rows, _ in batches),
-        shuffle=False,  # the batches are shuffled
-        steps_per_epoch=steps,
-        epochs=epochs,
-        verbose=0,
-        callbacks=[Evaluation(), tqdm.keras.TqdmCallback(verbose=0, desc=label)],
+        scale.train_steps,
+        f"{name} c={constant:.3g} seed {seed}",
+        lambda: model.evaluate(*dev[:2], sample_weight=dev[2], verbose=0),
+        on_evaluation,
     )
-    return {
-        "loss": curve[-1][1],
-        "curve": curve,
-        "parameters": model.count_params(),
-        "state_scalars": optimizer_state.state_scalars(model.optimizer),
-    }
 
 
 def conduct(scale, output_dir):

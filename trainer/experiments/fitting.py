@@ -1,0 +1,45 @@
+"""`model.fit`, evaluated as it goes: for experiments with models of their own."""
+
+
+def fit(model, batches, train_steps, label, evaluate, on_evaluation):
+    """Trains a compiled Keras model and evaluates it five times, evenly spaced.
+
+    Args:
+        model: compiled.
+        batches: endless, shuffled.
+        train_steps: how many.
+        label: of the progress bar.
+        evaluate: function without arguments, returns the loss to report.
+        on_evaluation: called with step and loss; what it raises ends the run.
+
+    Returns:
+        A record: "loss" (the last), "curve", "parameters" and "state_scalars".
+    """
+    import keras
+    import tqdm.keras
+
+    from trainer import optimizer_state
+
+    epochs = min(5, train_steps)
+    steps = train_steps // epochs
+    curve = []
+
+    class Evaluation(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            curve.append(((epoch + 1) * steps, evaluate()))
+            on_evaluation(*curve[-1])
+
+    model.fit(
+        batches,
+        shuffle=False,  # the batches are shuffled
+        steps_per_epoch=steps,
+        epochs=epochs,
+        verbose=0,
+        callbacks=[Evaluation(), tqdm.keras.TqdmCallback(verbose=0, desc=label)],
+    )
+    return {
+        "loss": curve[-1][1],
+        "curve": curve,
+        "parameters": model.count_params(),
+        "state_scalars": optimizer_state.state_scalars(model.optimizer),
+    }
