@@ -49,14 +49,14 @@ _register(
     epsilon=1e-12,
 )
 _register("rmsprop", 0.03, keras.optimizers.RMSprop)
-_register("adam", 0.09, keras.optimizers.Adam, beta_2=0.997, epsilon=1e-9)
+_ADAM = {"beta_2": 0.997, "epsilon": 1e-9}
+_register("adam", 0.09, keras.optimizers.Adam, **_ADAM)
 _register("adafactor", 0.52, keras.optimizers.Adafactor, relative_step=False)
 _register("lion", 0.003, keras.optimizers.Lion)
 _register("muon", 0.09, keras.optimizers.Muon, adam_weight_decay=0.0)
 _register("sm3", 1.0, factored.SM3)
 _register("came", 0.0167, factored.CAME)
 _register("smmf", 0.15, factored.SMMF)
-_ADAM = {"beta_2": 0.997, "epsilon": 1e-9}  # as Adam above
 _register("slim_adam", 0.09, adam_family.SlimAdam, **_ADAM)
 _register("adam_8bit", 0.09, adam_family.Adam8bit, **_ADAM)
 _register(

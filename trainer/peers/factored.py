@@ -225,8 +225,7 @@ class SMMF(keras.optimizers.Optimizer):
         beta_v = 1 - ops.power(step, own["decay_rate"])
         g = ops.reshape(ops.cast(gradient, "float32"), sign.shape)
         old_m, old_v = (
-            ops.outer(rows.value, columns.value)
-            for rows, columns in self._factors[index]
+            ops.outer(rows.value, columns.value) for rows, columns in (first, second)
         )
         m = ops.where(sign.value, 1.0, -1.0) * old_m
         m = beta_m * m + (1 - beta_m) * g
