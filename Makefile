@@ -30,7 +30,7 @@ test: lint
 test-all: test .venv-jax/installed
 	$(BIN)/python -m pytest -m slow
 	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest extreme_tensoring_tf \
-	  trainer/peers -m "slow or not slow"
+	  trainer/optim/peers -m "slow or not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -31,8 +31,8 @@ TESTDATA = pathlib.Path(__file__).parent / "testdata"
 def data_dir(tmp_path_factory):
     """Packed rows of 32 tokens made from the head of testdata's corpus."""
     from testdata import generate
-    from trainer import datagen
     from trainer import registry
+    from trainer.data import datagen
 
     folder = tmp_path_factory.mktemp("data")
     generate.write_corpus(folder / "text", train_sentences=(1500, 500), dev=200)
@@ -45,10 +45,11 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained(data_dir, tmp_path_factory):
     """A small model after some steps, as `trained_model.load` gives it."""
-    from trainer import run_folder
-    from trainer import trained_model
-    from trainer import training
     from trainer.hparams import HParams
+    from trainer.runs import run_folder
+    from trainer.runs import trained_model
+    from trainer.training import loop
+    from trainer.training.run import Run
 
     output_dir = str(tmp_path_factory.mktemp("trained"))
     hparams = HParams(
@@ -60,15 +61,15 @@ def trained(data_dir, tmp_path_factory):
         learning_rate_warmup_steps=20,
         ema_momentum=0.9,
     )
-    run = training.Run(PROBLEM, str(data_dir), hparams, 60, output_dir)
-    training.train(run, lambda: run_folder.record_start(output_dir, ""))
+    run = Run(PROBLEM, str(data_dir), hparams, 60, output_dir)
+    loop.train(run, lambda: run_folder.record_start(output_dir, ""))
     return trained_model.load(output_dir, data_dir)
 
 
 @pytest.fixture(scope="session")
 def dev(trained, data_dir):
     """Its evaluation on the dev split."""
-    from trainer import evaluation
+    from trainer.evaluation import evaluation
 
     return evaluation.evaluate_model(
         trained.model, data_dir, trained.description, "dev", 512
@@ -78,7 +79,7 @@ def dev(trained, data_dir):
 @pytest.fixture(scope="session")
 def saved_model(trained, dev, tmp_path_factory):
     """Its export."""
-    from trainer import exporting
+    from trainer.inference import exporting
 
     folder = tmp_path_factory.mktemp("models") / "lm" / "1"
     return exporting.export(trained, folder, evaluations={"dev": dev}, command="me")

@@ -47,7 +47,7 @@ setuptools.setup(
         "jax": ["jax>=0.7"],
         # Others' optimizers, to check ours against.
         "reference": ["optax>=0.2.4"],
-        # The same, where torch may be installed; `pytest trainer/peers` uses them.
+        # The same on torch, where it may be installed: pytest trainer/optim/peers.
         "reference-torch": [
             "adam-mini>=1.1.1",
             "apollo-torch>=1.0.3",

@@ -14,7 +14,7 @@ import sys
 
 from absl import flags
 
-from trainer.bin import runner
+from trainer.bin import cli
 from trainer.errors import UsageError
 
 COMMANDS = {
@@ -41,7 +41,7 @@ _ONLY = flags.DEFINE_list("only", list(COMMANDS), "Benchmarks to run.")
 
 
 def main(argv):
-    runner.no_arguments(argv)
+    cli.no_arguments(argv)
     unknown = set(_ONLY.value) - set(COMMANDS)
     if unknown:
         raise UsageError(f"--only: unknown {sorted(unknown)}. Known: {list(COMMANDS)}")
@@ -69,7 +69,7 @@ def write(name, text):
     README.write_text(page)
 
 
-run = runner.entry_point(main, __doc__, __name__)
+run = cli.entry_point(main, __doc__, __name__)
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -54,13 +54,13 @@ def keras_optimizer(name):
     """A Keras optimizer, ours or Keras' own, at a small rate."""
     import keras
 
-    from trainer import optimizers
     from trainer.hparams import HParams
+    from trainer.optim import catalog
 
     if name in _KERAS:
         return getattr(keras.optimizers, _KERAS[name])(RATE)
     base, extra = _VARIANTS.get(name, (name, {}))
-    made = optimizers.create(HParams(optimizer=base, learning_rate_constant=RATE), [])
+    made = catalog.create(HParams(optimizer=base, learning_rate_constant=RATE), [])
     return made.from_config(made.get_config() | extra)
 
 

@@ -1,4 +1,4 @@
-r"""Seconds of a token by `trainer.decoding`, and by running the prefix again.
+r"""Seconds of a token by `trainer.inference.decoding`, and by running the prefix again.
 
     python -m benchmarks.decoding [--hparams_set=transformer_small] [--rows=8] \
         [--vocab_size=8192] [--rounds=10]
@@ -13,7 +13,7 @@ import functools
 
 from absl import flags
 
-from trainer.bin import runner
+from trainer.bin import cli
 
 _HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_small", "Model.")
 _ROWS = flags.DEFINE_list("rows", ["1", "8", "32"], "Rows continued at a time.")
@@ -23,7 +23,7 @@ _LENGTH = 256
 
 
 def main(argv):
-    runner.no_arguments(argv)
+    cli.no_arguments(argv)
     from benchmarks import measure
     from trainer import registry
 
@@ -52,7 +52,7 @@ def main(argv):
 def _generation(model, rows, lengths):
     """{length: seconds} of that many tokens after prompts of one. They take turns."""
     from benchmarks.measure import timed
-    from trainer import decoding
+    from trainer.inference import decoding
 
     # Rows end at max_length; a row that has ended costs what the others do.
     function = functools.partial(decoding.generate, temperature=1.0)
@@ -72,7 +72,7 @@ def _prefix(model, rows):
     import numpy as np
 
     from benchmarks.measure import timed
-    from trainer import language_model
+    from trainer.models import language_model
 
     embedding, hidden = language_model.output_embedding(model)
     last = keras.Model(model.inputs, embedding(hidden[:, -1:], reverse=True))
@@ -81,7 +81,7 @@ def _prefix(model, rows):
     return min(timed(lambda: last.predict_on_batch(ids)) for _ in range(_ROUNDS.value))
 
 
-run = runner.entry_point(main, __doc__, __name__)
+run = cli.entry_point(main, __doc__, __name__)
 
 if __name__ == "__main__":
     run()

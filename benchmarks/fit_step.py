@@ -15,7 +15,7 @@ from absl import flags
 
 from benchmarks.measure import environment
 from benchmarks.measure import timed
-from trainer.bin import runner
+from trainer.bin import cli
 
 _HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_small", "Model.")
 _OPTIMIZERS = flags.DEFINE_list("optimizers", "sgd,adam,et1,et2,et3", "Names.")
@@ -27,13 +27,13 @@ _LENGTH = 256
 
 
 def main(argv):
-    runner.no_arguments(argv)
+    cli.no_arguments(argv)
     import keras
     import numpy as np
 
     from benchmarks import contestants
-    from trainer import losses
     from trainer import registry
+    from trainer.models import losses
 
     hparams = registry.hparams_sets.get(_HPARAMS_SET.value)()
     shape = (_TOKENS.value // _LENGTH, _LENGTH)
@@ -60,7 +60,7 @@ def main(argv):
         print(f"| {name} | {min(figures):.1f} | {ratio} |")
 
 
-run = runner.entry_point(main, __doc__, __name__)
+run = cli.entry_point(main, __doc__, __name__)
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -18,7 +18,7 @@ import time
 
 from absl import flags
 
-from trainer.bin import runner
+from trainer.bin import cli
 from trainer.errors import UsageError
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that et-datagen wrote.")
@@ -63,12 +63,12 @@ def trainings(smoke):
 
 
 def main(argv):
-    runner.no_arguments(argv)
-    runner.require(_DATA_DIR, _PROBLEM)
+    cli.no_arguments(argv)
+    cli.require(_DATA_DIR, _PROBLEM)
     if _PART.value:
         print(json.dumps(train(Training(**json.loads(_PART.value)))))
         return
-    from trainer import dataset
+    from trainer.data import dataset
 
     dataset.load_description(_DATA_DIR.value, _PROBLEM.value)
     output = pathlib.Path(_OUTPUT.value)
@@ -109,12 +109,13 @@ def train(part):
     """Figures of one training run."""
     from benchmarks import measure
     from trainer import registry
-    from trainer import training
+    from trainer.training import loop
+    from trainer.training.run import Run
 
     hparams = registry.hparams_sets.get(part.hparams_set)().override(part.hparams)
     hparams = dataclasses.replace(hparams, optimizer=part.optimizer)
-    result = training.train(
-        training.Run(
+    result = loop.train(
+        Run(
             problem=_PROBLEM.value,
             data_dir=_DATA_DIR.value,
             hparams=hparams,
@@ -181,7 +182,7 @@ def _write(output, results, sections):
     output.with_suffix(".md").write_text("\n\n".join(sections) + "\n")
 
 
-run = runner.entry_point(main, __doc__, __name__)
+run = cli.entry_point(main, __doc__, __name__)
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -15,7 +15,7 @@ import sys
 from absl import flags
 
 from benchmarks.measure import environment
-from trainer.bin import runner
+from trainer.bin import cli
 from trainer.sizes import parse_bytes
 
 _BUDGET = flags.DEFINE_string("budget", "4GB", "Resident memory: 4GB, 800MB.")
@@ -28,7 +28,7 @@ _LENGTH = 64
 
 
 def main(argv):
-    runner.no_arguments(argv)
+    cli.no_arguments(argv)
     budget = parse_bytes("--budget", _BUDGET.value)
     if _TRIAL.value:
         print(json.dumps(trial(_OPTIMIZERS.value[0], _TRIAL.value)))
@@ -73,9 +73,9 @@ def trial(name, layers):
     import numpy as np
 
     from benchmarks import contestants
-    from trainer import losses
     from trainer import registry
     from trainer.hparams import HParams
+    from trainer.models import losses
 
     hparams = HParams(
         num_hidden_layers=layers,
@@ -94,7 +94,7 @@ def trial(name, layers):
     return {"parameters": model.count_params(), "peak": peak}
 
 
-run = runner.entry_point(main, __doc__, __name__)
+run = cli.entry_point(main, __doc__, __name__)
 
 if __name__ == "__main__":
     sys.exit(run())

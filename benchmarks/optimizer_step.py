@@ -22,7 +22,7 @@ from benchmarks.measure import environment
 from benchmarks.measure import peak_temporary_bytes
 from benchmarks.measure import timed
 from benchmarks.shapes import PRESETS
-from trainer.bin import runner
+from trainer.bin import cli
 from trainer.errors import UsageError
 
 # Memory moves per parameter: reads and writes of full-size arrays. Ours reads the
@@ -49,7 +49,7 @@ _JSON = flags.DEFINE_string("json", None, "File for the figures.")
 
 
 def main(argv):
-    runner.no_arguments(argv)
+    cli.no_arguments(argv)
     os.environ["KERAS_BACKEND"] = _BACKEND.value
     # With oneDNN the allocator keeps what it had: no peak could be seen.
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
@@ -133,7 +133,7 @@ def _cell(value, form):
     return "" if value is None else format(value, form)
 
 
-run = runner.entry_point(main, __doc__, __name__)
+run = cli.entry_point(main, __doc__, __name__)
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -13,7 +13,7 @@ from absl import flags
 
 from benchmarks.measure import environment
 from benchmarks.measure import timed
-from trainer.bin import runner
+from trainer.bin import cli
 
 _TOUCHED = flags.DEFINE_integer("touched", 1000, "Rows with a gradient.")
 _ROWS = flags.DEFINE_list("rows", "32768,1000000", "Rows of the tables.")
@@ -22,7 +22,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 30, "Timed updates of each.")
 
 
 def main(argv):
-    runner.no_arguments(argv)
+    cli.no_arguments(argv)
     import numpy as np
     import tensorflow as tf
 
@@ -68,7 +68,7 @@ def _step(optimizer, gradient, shape):
     return lambda: update().numpy()
 
 
-run = runner.entry_point(main, __doc__, __name__)
+run = cli.entry_point(main, __doc__, __name__)
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -6,7 +6,7 @@ r"""Tokens per second of training, beside a GPT-2 of the same size by other libr
 
 Each contestant trains in a process of its own, float32, no dropout, rows of 256
 tokens; they take turns. A figure is the fastest turn, wall-clock time over the steps
-after those that compile. Ours is `training.train` itself, on packed rows from disk.
+after those that compile. Ours is `loop.train` itself, on packed rows from disk.
 PYTHON is an interpreter with torch and transformers, or with jax, flax and optax; a
 contestant whose libraries are missing is left out, and the table says so.
 """
@@ -20,7 +20,7 @@ import time
 
 from absl import flags
 
-from trainer.bin import runner
+from trainer.bin import cli
 
 _HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_small", "Model.")
 _TOKENS = flags.DEFINE_integer("batch_size", 2048, "Tokens of a step.")
@@ -36,7 +36,7 @@ _WARMUP = 4
 
 
 def main(argv):
-    runner.no_arguments(argv)
+    cli.no_arguments(argv)
     if _WORKER.value:
         print(json.dumps(CONTESTANTS[_WORKER.value][0]()))
         return
@@ -121,8 +121,9 @@ def _ours(optimizer="et2", causal_only=False, jit_compile="auto"):
 
     import keras
 
-    from trainer import training
-    from trainer import transformer
+    from trainer.models import transformer
+    from trainer.training import loop
+    from trainer.training.run import Run
 
     if causal_only:
         transformer.PackedRow = _causal_row_layer()
@@ -135,7 +136,7 @@ def _ours(optimizer="et2", causal_only=False, jit_compile="auto"):
 
     with tempfile.TemporaryDirectory() as data_dir:
         _write_data(data_dir)
-        run = training.Run(
+        run = Run(
             problem=_PROBLEM,
             data_dir=data_dir,
             hparams=dataclasses.replace(_hparams(), optimizer=optimizer),
@@ -144,7 +145,7 @@ def _ours(optimizer="et2", causal_only=False, jit_compile="auto"):
             eval_frequency=10**9,
             eval_batches=1,
         )
-        training.train(run, extra_callbacks=[Stopwatch()])
+        loop.train(run, extra_callbacks=[Stopwatch()])
     ends = Stopwatch.ends[_WARMUP - 1 :]
     # The evaluation after the last step is not in: callbacks of a run come later.
     seconds = ends[-1] - ends[0]
@@ -162,7 +163,7 @@ def _write_data(data_dir):
 
     from array_record.python import array_record_module
 
-    from trainer import dataset
+    from trainer.data import dataset
 
     paths = dataset.Paths(data_dir, _PROBLEM)
     rows = _random_rows(256)
@@ -199,13 +200,14 @@ def _causal_row_layer():
 
 def _input_pipeline():
     """Batches drawn and dropped: what reading, shuffling and batching cost."""
-    from trainer import dataset
+    from trainer.data import batches
+    from trainer.data import dataset
 
     with tempfile.TemporaryDirectory() as data_dir:
         _write_data(data_dir)
         description = dataset.load_description(data_dir, _PROBLEM)
-        train = dataset.buckets(data_dir, description, "train")
-        batches = dataset.training_batches(train, _TOKENS.value, seed=0)
+        train = batches.buckets(data_dir, description, "train")
+        batches = batches.training_batches(train, _TOKENS.value, seed=0)
         return _figures(_timed_steps(lambda: next(batches)), "grain")
 
 
@@ -320,7 +322,7 @@ CONTESTANTS = {
     "flax_optax": (_flax, "jax", _JAX_PYTHON),
 }
 
-run = runner.entry_point(main, __doc__, __name__)
+run = cli.entry_point(main, __doc__, __name__)
 
 if __name__ == "__main__":
     sys.exit(run())

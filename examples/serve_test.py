@@ -66,7 +66,7 @@ def post(port, path, body):
 
 
 def test_concurrent_clients_get_their_own_answers(port, trained):
-    from trainer import scoring
+    from trainer.evaluation import scoring
 
     texts = [f"ti {'bo ' * i}." for i in range(8)]
     lines = scoring.score_lines(

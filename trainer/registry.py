@@ -42,11 +42,11 @@ class Registry:
         return self._entries[name]
 
 
-problems = Registry("problem", ["trainer.problems"])
-models = Registry("model", ["trainer.transformer"])
+problems = Registry("problem", ["trainer.data.problems"])
+models = Registry("model", ["trainer.models.transformer"])
 hparams_sets = Registry("hparams set", ["trainer.hparams"])
-optimizers = Registry("optimizer", ["trainer.optimizers"])
-schedules = Registry("schedule", ["trainer.schedules"])
+optimizers = Registry("optimizer", ["trainer.optim.catalog"])
+schedules = Registry("schedule", ["trainer.optim.schedules"])
 ALL = (problems, models, hparams_sets, optimizers, schedules)
 
 

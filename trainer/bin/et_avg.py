@@ -7,7 +7,7 @@ r"""et-avg: the average of a run's last checkpoints, as a model of its own.
 
 from absl import flags
 
-from trainer.bin import runner
+from trainer.bin import cli
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the run.")
 _COUNT = flags.DEFINE_integer(
@@ -16,14 +16,15 @@ _COUNT = flags.DEFINE_integer(
 
 
 def main(argv):
-    runner.no_arguments(argv)
-    runner.require(_OUTPUT_DIR)
-    runner.require_positive(_COUNT)
-    from trainer import run_folder
+    cli.no_arguments(argv)
+    cli.require(_OUTPUT_DIR)
+    cli.require_positive(_COUNT)
     from trainer.errors import UsageError
+    from trainer.runs import checkpoints
+    from trainer.runs import run_folder
 
     run_folder.read_config(_OUTPUT_DIR.value)
-    paths = run_folder.last_checkpoints(_OUTPUT_DIR.value, _COUNT.value)
+    paths = checkpoints.last(_OUTPUT_DIR.value, _COUNT.value)
     if len(paths) < _COUNT.value:
         raise UsageError(
             f"{_OUTPUT_DIR.value} holds {len(paths)} checkpoints, not {_COUNT.value}: "
@@ -32,11 +33,11 @@ def main(argv):
     import numpy as np
     from keras import ops
 
-    from trainer import optimizer_state
+    from trainer.optim import optimizer_state
 
     sums = None
     for path in paths:
-        model = run_folder.load_checkpoint(path)
+        model = checkpoints.load(path)
         with optimizer_state.averaged_weights(model):
             weights = [
                 np.asarray(ops.convert_to_numpy(v), "float64")
@@ -45,11 +46,11 @@ def main(argv):
         sums = weights if sums is None else [a + b for a, b in zip(sums, weights)]
     averages = [total / len(paths) for total in sums]
     optimizer_state.set_averaged_weights(model, averages)
-    written = run_folder.save_model(model, _OUTPUT_DIR.value, "average.keras")
+    written = checkpoints.save_model(model, _OUTPUT_DIR.value, "average.keras")
     print(f"{written}: the average of {', '.join(p.name for p in paths)}")
 
 
-run = runner.entry_point(main, __doc__, __name__)
+run = cli.entry_point(main, __doc__, __name__)
 
 if __name__ == "__main__":
     run()

@@ -8,8 +8,8 @@ import os
 
 from absl import flags
 
-from trainer import lm1b
-from trainer.bin import runner
+from trainer.bin import cli
+from trainer.data import lm1b
 
 _PROBLEM = flags.DEFINE_string("problem", None, "Name of the problem.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder to write to.")
@@ -33,11 +33,11 @@ _LM1B_SENTENCES = 30_301_028
 
 
 def main(argv):
-    runner.no_arguments(argv)
-    runner.require(_PROBLEM, _DATA_DIR, _TMP_DIR)
-    runner.require_positive(_PROCESSES)
-    from trainer import datagen
+    cli.no_arguments(argv)
+    cli.require(_PROBLEM, _DATA_DIR, _TMP_DIR)
+    cli.require_positive(_PROCESSES)
     from trainer import registry
+    from trainer.data import datagen
 
     bars = {}
 
@@ -76,7 +76,7 @@ def main(argv):
         )
 
 
-run = runner.entry_point(main, __doc__, __name__)
+run = cli.entry_point(main, __doc__, __name__)
 
 if __name__ == "__main__":
     run()

@@ -16,10 +16,10 @@ import time
 
 from absl import flags
 
-from trainer.bin import runner
+from trainer.bin import cli
+from trainer.data.tokenizer import EOS_ID
 from trainer.errors import UsageError
 from trainer.files import write_atomically
-from trainer.tokenizer import EOS_ID
 
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Folder of the run; its newest checkpoint is used."
@@ -66,13 +66,13 @@ _JSON = flags.DEFINE_bool(
 
 
 def main(argv):
-    runner.no_arguments(argv)
-    runner.require(_OUTPUT_DIR, _DATA_DIR)
-    runner.require_positive(_LENGTH, _NUM_SAMPLES, _BATCH_SIZE)
+    cli.no_arguments(argv)
+    cli.require(_OUTPUT_DIR, _DATA_DIR)
+    cli.require_positive(_LENGTH, _NUM_SAMPLES, _BATCH_SIZE)
     check_settings()
     if _INTERACTIVE.value:
         return interact(Continuer())
-    with runner.lines("decode_from_file", _FROM_FILE.value) as prompts:
+    with cli.lines("decode_from_file", _FROM_FILE.value) as prompts:
         continuer = Continuer()
         start, lines, tokens = time.perf_counter(), [], 0
         for answer in continuer.all(prompts):
@@ -112,9 +112,9 @@ class Continuer:
     """Prompts in, continuations out, as the flags say."""
 
     def __init__(self):
-        from trainer import beam_search
-        from trainer import decoding
-        from trainer import trained_model
+        from trainer.inference import beam_search
+        from trainer.inference import decoding
+        from trainer.runs import trained_model
 
         trained = trained_model.load(
             _OUTPUT_DIR.value, _DATA_DIR.value, _CHECKPOINT_PATH.value
@@ -193,7 +193,7 @@ def interact(continuer):
             print(error, file=sys.stderr)
 
 
-run = runner.entry_point(main, __doc__, __name__)
+run = cli.entry_point(main, __doc__, __name__)
 
 if __name__ == "__main__":
     run()

@@ -14,7 +14,7 @@ import sys
 
 from absl import flags
 
-from trainer.bin import runner
+from trainer.bin import cli
 
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Folder of the run; its newest checkpoint is used."
@@ -39,16 +39,16 @@ _JSON = flags.DEFINE_bool(
 
 
 def main(argv):
-    runner.no_arguments(argv)
-    runner.require(_OUTPUT_DIR, _DATA_DIR)
-    from trainer import run_folder
+    cli.no_arguments(argv)
+    cli.require(_OUTPUT_DIR, _DATA_DIR)
+    from trainer.runs import run_folder
 
     config = run_folder.read_config(_OUTPUT_DIR.value)
     if _SCORE_FILE.value:
-        with runner.lines("score_file", _SCORE_FILE.value) as lines:
+        with cli.lines("score_file", _SCORE_FILE.value) as lines:
             return score(lines)
-    from trainer import evaluation
-    from trainer import trained_model
+    from trainer.evaluation import evaluation
+    from trainer.runs import trained_model
 
     path = trained_model.checkpoint(_OUTPUT_DIR.value, _CHECKPOINT_PATH.value)
     result = evaluation.evaluate_checkpoint(
@@ -71,9 +71,9 @@ _COLUMNS = ("nats", "nats_per_token", "tokens", "words", "perplexity_per_word")
 
 def score(lines):
     """Prints a line for each line, and one for all."""
-    from trainer import scoring
-    from trainer import trained_model
     from trainer.errors import UsageError
+    from trainer.evaluation import scoring
+    from trainer.runs import trained_model
 
     trained = trained_model.load(
         _OUTPUT_DIR.value, _DATA_DIR.value, _CHECKPOINT_PATH.value
@@ -111,7 +111,7 @@ def print_score(line, evaluation, windows):
     print(line, *cells, windows, sep="\t")
 
 
-run = runner.entry_point(main, __doc__, __name__)
+run = cli.entry_point(main, __doc__, __name__)
 
 if __name__ == "__main__":
     run()

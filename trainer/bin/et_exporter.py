@@ -12,7 +12,7 @@ import sys
 
 from absl import flags
 
-from trainer.bin import runner
+from trainer.bin import cli
 
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Folder of the run; its newest checkpoint is used."
@@ -34,11 +34,11 @@ _EVAL_STEPS = flags.DEFINE_integer(
 
 
 def main(argv):
-    runner.no_arguments(argv)
-    runner.require(_OUTPUT_DIR, _DATA_DIR, _EXPORT_DIR)
-    from trainer import evaluation
-    from trainer import exporting
-    from trainer import trained_model
+    cli.no_arguments(argv)
+    cli.require(_OUTPUT_DIR, _DATA_DIR, _EXPORT_DIR)
+    from trainer.evaluation import evaluation
+    from trainer.inference import exporting
+    from trainer.runs import trained_model
 
     trained = trained_model.load(
         _OUTPUT_DIR.value, _DATA_DIR.value, _CHECKPOINT_PATH.value
@@ -64,7 +64,7 @@ def main(argv):
     return 0
 
 
-run = runner.entry_point(main, __doc__, __name__)
+run = cli.entry_point(main, __doc__, __name__)
 
 if __name__ == "__main__":
     run()

@@ -8,7 +8,7 @@ import re
 
 from absl import flags
 
-from trainer.bin import runner
+from trainer.bin import cli
 from trainer.errors import UsageError
 from trainer.sizes import parse_bytes
 
@@ -67,12 +67,12 @@ def load(path):
 
     if not pathlib.Path(path).is_file():
         raise UsageError(f"there is no file {path}")
-    from trainer import run_folder
+    from trainer.runs import checkpoints
 
-    return run_folder.load_checkpoint(path).trainable_variables
+    return checkpoints.load(path).trainable_variables
 
 
-run = runner.entry_point(main, __doc__, __name__)
+run = cli.entry_point(main, __doc__, __name__)
 
 if __name__ == "__main__":
     run()

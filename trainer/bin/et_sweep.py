@@ -15,8 +15,8 @@ import sys
 
 from absl import flags
 
+from trainer.bin import cli
 from trainer.bin import run_flags
-from trainer.bin import runner
 
 _RUN = run_flags.RunFlags()
 _RANGES = flags.DEFINE_string(
@@ -39,13 +39,13 @@ _SEED = flags.DEFINE_integer(
 
 
 def main(argv):
-    runner.no_arguments(argv)
-    from trainer import sweep
+    cli.no_arguments(argv)
+    from trainer.training import sweep
 
     _RUN.import_usr_dir()
     hparams = _RUN.hparams()
     _RUN.require(_OUTPUT_DIR, _RANGES)
-    runner.require_positive(_TRAIN_STEPS, _EVAL_FREQUENCY, _TRIALS, _WORKERS)
+    cli.require_positive(_TRAIN_STEPS, _EVAL_FREQUENCY, _TRIALS, _WORKERS)
     ranges = sweep.parse_ranges(_RANGES.value)
     _RUN.check_data()
     folder = pathlib.Path(_OUTPUT_DIR.value)
@@ -97,7 +97,7 @@ def show(trial):
     return f"trial {trial.number}, {trial.state.name.lower()}: {nats}, {params}"
 
 
-run = runner.entry_point(main, __doc__, __name__)
+run = cli.entry_point(main, __doc__, __name__)
 
 if __name__ == "__main__":
     run()

@@ -10,8 +10,8 @@ import signal
 
 from absl import flags
 
+from trainer.bin import cli
 from trainer.bin import run_flags
-from trainer.bin import runner
 
 _RUN = run_flags.RunFlags()
 _OUTPUT_DIR = flags.DEFINE_string(
@@ -69,7 +69,7 @@ _JIT_COMPILE = flags.DEFINE_enum(
 
 
 def main(argv):
-    runner.no_arguments(argv)
+    cli.no_arguments(argv)
     from trainer import registry
 
     _RUN.import_usr_dir()
@@ -83,12 +83,12 @@ def main(argv):
             print(f"{name}={value}")
         return 0
     _RUN.require(_OUTPUT_DIR)
-    runner.require_positive(_TRAIN_STEPS, _EVAL_FREQUENCY, _CHECKPOINT_FREQUENCY, _KEEP)
+    cli.require_positive(_TRAIN_STEPS, _EVAL_FREQUENCY, _CHECKPOINT_FREQUENCY, _KEEP)
     _RUN.check_data()
-    from trainer import check
-    from trainer import flops
-    from trainer import run_folder
-    from trainer import training
+    from trainer.runs import run_folder
+    from trainer.training import check
+    from trainer.training import flops
+    from trainer.training import loop
 
     settings = _RUN.run(
         hparams,
@@ -108,10 +108,10 @@ def main(argv):
     if _CHECK.value:
         print(check.check(settings))
         return 0
-    result = training.train(
+    result = loop.train(
         settings,
         on_start=lambda: run_folder.record_start(
-            _OUTPUT_DIR.value, runner.flags_text(__name__)
+            _OUTPUT_DIR.value, cli.flags_text(__name__)
         ),
     )
     print(result)
@@ -140,7 +140,7 @@ def profile_steps(items):
     return first, last
 
 
-run = runner.entry_point(main, __doc__, __name__)
+run = cli.entry_point(main, __doc__, __name__)
 
 if __name__ == "__main__":
     run()

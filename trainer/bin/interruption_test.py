@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import PROBLEM
-from trainer import run_folder
+from trainer.runs import checkpoints
 
 
 def command(data_dir, output_dir, steps, every=3):
@@ -73,7 +73,7 @@ def test_killed_run_ends_as_if_never_killed(data_dir, tmp_path):
         process.communicate()
     subprocess.run(killed, check=True)
     whole, again = (
-        run_folder.load_checkpoint(run_folder.latest_checkpoint(tmp_path / name))
+        checkpoints.load(checkpoints.latest(tmp_path / name))
         for name in ("whole", "killed")
     )
     for a, b in zip(
@@ -98,8 +98,8 @@ def test_a_signal_saves_first(data_dir, tmp_path, name):
     assert process.returncode == 128 + getattr(signal, name), err
     assert f"interrupted by {name}: the same command continues" in out
     step = int(out.split("step ")[1].split(",")[0].replace(",", ""))
-    newest = run_folder.latest_checkpoint(tmp_path)
-    model = run_folder.load_checkpoint(newest)
+    newest = checkpoints.latest(tmp_path)
+    model = checkpoints.load(newest)
     assert int(model.optimizer.iterations) == step > 7
     # It can be started again from the file of flags that it left.
     again = [*arguments[:3], f"--flagfile={tmp_path / 'flags.txt'}"]

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from trainer.bin import runner
+from trainer.bin import cli
 
 flags.disclaim_key_flags()  # they are flags of the module that makes a `RunFlags`
 
@@ -55,21 +55,21 @@ class RunFlags:
 
     def require(self, *others):
         """Refuses a run that lacks one of its flags or of `others`."""
-        runner.require(self._problem, self._data_dir, *others)
+        cli.require(self._problem, self._data_dir, *others)
 
     def check_data(self):
         """Refuses an unknown problem, and data that is not there."""
-        from trainer import dataset
         from trainer import registry
+        from trainer.data import dataset
 
         registry.problems.get(self._problem.value)
         dataset.load_description(self._data_dir.value, self._problem.value)
 
     def run(self, hparams, **others):
-        """The `training.Run` of `hparams`, of these flags and of `others`."""
-        from trainer import training
+        """The `Run` of `hparams`, of these flags and of `others`."""
+        from trainer.training.run import Run
 
-        return training.Run(
+        return Run(
             problem=self._problem.value,
             model=self._model.value,
             data_dir=self._data_dir.value,

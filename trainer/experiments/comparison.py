@@ -55,7 +55,7 @@ class Comparison:
         ]
 
     def _tuned(self, name, constant):
-        from trainer import sweep
+        from trainer.training import sweep
 
         def objective(trial):
             c = trial.suggest_float("c", constant / 27, constant * 27, log=True)

@@ -132,10 +132,10 @@ def minimize(problem, optimizer, steps, on_evaluation):
 
 
 def conduct(scale, output_dir):
-    from trainer import optimizer_state
     from trainer.experiments import comparison
     from trainer.experiments import report
     from trainer.experiments import results
+    from trainer.optim import optimizer_state
 
     settings = dataclasses.asdict(scale)
     settings = {n: settings[n] for n in ("train_steps", "points", "features")}

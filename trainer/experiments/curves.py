@@ -8,7 +8,7 @@ import pathlib
 
 from absl import flags
 
-from trainer.bin import runner
+from trainer.bin import cli
 
 _RUNS = flags.DEFINE_list("runs", None, "Folders of runs.")
 _TAG = flags.DEFINE_string("tag", "dev/perplexity_per_word", "What to draw.")
@@ -17,8 +17,8 @@ _LOG = flags.DEFINE_bool("log", True, "Whether the y axis is logarithmic.")
 
 
 def main(argv):
-    runner.no_arguments(argv)
-    runner.require(_RUNS)
+    cli.no_arguments(argv)
+    cli.require(_RUNS)
     curves = {pathlib.Path(r).name: read(r, _TAG.value) for r in _RUNS.value}
     from trainer.experiments import report
 
@@ -50,7 +50,7 @@ def read(run, tag):
     )
 
 
-run = runner.entry_point(main, __doc__, __name__)
+run = cli.entry_point(main, __doc__, __name__)
 
 if __name__ == "__main__":
     run()

@@ -6,7 +6,7 @@ import time
 
 from absl import flags
 
-from trainer.bin import runner
+from trainer.bin import cli
 
 flags.disclaim_key_flags()  # they are flags of the module that calls `entry_point`
 
@@ -46,15 +46,15 @@ def entry_point(conduct, scales, usage, module, default="smoke", needs_data=True
     ]
 
     def main(argv):
-        runner.no_arguments(argv)
-        runner.require_positive(*changes[1:4])
+        cli.no_arguments(argv)
+        cli.require_positive(*changes[1:4])
         given = {f.name: f.value for f in changes if f.value is not None}
         scale = dataclasses.replace(scales[which.value], **given)
         if needs_data and scale.tmp_dir is None:
-            runner.require(changes[-1])
+            cli.require(changes[-1])
         started = time.time()
         folder = pathlib.Path(output_dir.value or f"{which.value}_output")
         conduct(scale, folder)
         print(f"total: {time.time() - started:.0f} s")
 
-    return runner.entry_point(main, usage, module)
+    return cli.entry_point(main, usage, module)

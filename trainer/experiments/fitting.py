@@ -18,7 +18,7 @@ def fit(model, batches, train_steps, label, evaluate, on_evaluation):
     import keras
     import tqdm.keras
 
-    from trainer import optimizer_state
+    from trainer.optim import optimizer_state
 
     epochs = min(5, train_steps)
     steps = train_steps // epochs

@@ -14,10 +14,10 @@ and that for the package `tensorflow`, which overwrites `tensorflow-cpu`.
 import dataclasses
 import importlib.util
 
+from trainer.data.tokenizer import PAD_ID
 from trainer.errors import UsageError
 from trainer.experiments import experiment
 from trainer.experiments import language_modeling
-from trainer.tokenizer import PAD_ID
 
 ENTRIES = ("sgd", "et2", "et2_rank1", "adafactor", "adam")
 SCALES = {
@@ -63,8 +63,9 @@ def train(runs, name, constant, seed, on_evaluation):
     import keras
     import numpy as np
 
-    from trainer import dataset
     from trainer import registry
+    from trainer.data import batches
+    from trainer.data import dataset
     from trainer.experiments import fitting
 
     scale, hparams = runs.scale, runs.hparams
@@ -81,10 +82,10 @@ def train(runs, name, constant, seed, on_evaluation):
         weighted_metrics=[],
         jit_compile="auto",
     )
-    (dev,) = dataset.buckets(runs.data_dir, description, "dev")
+    (dev,) = batches.buckets(runs.data_dir, description, "dev")
     dev = shifted(np.stack([dev[i][1] for i in range(len(dev))]))
-    buckets = dataset.buckets(runs.data_dir, description, "train")
-    batches = dataset.training_batches(buckets, hparams.batch_size, seed)
+    buckets = batches.buckets(runs.data_dir, description, "train")
+    batches = batches.training_batches(buckets, hparams.batch_size, seed)
     return fitting.fit(
         model,
         (shifted(rows) for rows, _ in batches),

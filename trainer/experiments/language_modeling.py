@@ -54,9 +54,9 @@ class Runs:
     """Trains models of a `Scale` on data in a folder, which it makes if need be."""
 
     def __init__(self, scale, output_dir):
-        from trainer import datagen
-        from trainer import dataset
         from trainer import registry
+        from trainer.data import datagen
+        from trainer.data import dataset
 
         self.scale = scale
         self.output_dir = pathlib.Path(output_dir)
@@ -91,12 +91,13 @@ class Runs:
         """
         import keras
 
-        from trainer import training
+        from trainer.training import loop
+        from trainer.training.run import Run
 
         keras.backend.clear_session(free_memory=True)
         scale = self.scale
-        result = training.train(
-            training.Run(
+        result = loop.train(
+            Run(
                 problem=scale.problem,
                 data_dir=self.data_dir,
                 hparams=dataclasses.replace(self.hparams, **hparams),

@@ -12,11 +12,11 @@ table.md, perplexity.png, curves.png (and .svg).
 
 import dataclasses
 
+from trainer.data.tokenizer import EOS_ID
 from trainer.errors import UsageError
 from trainer.experiments import experiment
 from trainer.experiments import language_modeling
 from trainer.experiments.language_modeling import NO_REGULARIZATION
-from trainer.tokenizer import EOS_ID
 
 ALGORITHM_1 = ("et1", "et2", "et3", "etinf")
 PEERS = ("sgd", "adagrad", "adam", "adafactor")
@@ -121,8 +121,8 @@ def split(entry):
 
 def print_samples(output_dir, data_dir, count):
     """Prints sentences of the model in a run's folder."""
-    from trainer import decoding
-    from trainer import trained_model
+    from trainer.inference import decoding
+    from trainer.runs import trained_model
 
     trained = trained_model.load(output_dir, data_dir)
     length = trained.max_length

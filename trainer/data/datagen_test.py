@@ -1,0 +1,205 @@
+import json
+import tarfile
+
+import pytest
+
+from conftest import PROBLEM
+from testdata.generate import DEV
+from testdata.generate import FOLDER
+from testdata.generate import TRAIN
+from trainer import registry
+from trainer.data import batches
+from trainer.data import datagen
+from trainer.data import dataset
+from trainer.data import tokenizer
+from trainer.errors import UsageError
+
+
+def write_text(root, train, dev="ti .\n"):
+    for name, text in ((TRAIN.format(1), train), (DEV, dev)):
+        path = root / FOLDER / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def sentences_of(path):
+    return path.read_text().splitlines()
+
+
+def test_rows_hold_exactly_the_text(data_dir):
+    description = dataset.load_description(data_dir, PROBLEM)
+    paths = dataset.Paths(data_dir, PROBLEM)
+    processor = tokenizer.load(paths.tokenizer)
+    text = data_dir / "text" / FOLDER / DEV
+    (source,) = batches.buckets(data_dir, description, "dev")
+    decoded, words, size, tokens = [], 0, 0, 0
+    for header, ids in (source[i] for i in range(len(source))):
+        words, size = words + header[0], size + header[1]
+        tokens += int((ids != 0).sum())
+        sentence = []
+        for token in ids[ids != 0].tolist():
+            sentence.append(token)
+            if token == tokenizer.EOS_ID:
+                decoded.append(processor.decode(sentence[:-1]))
+                sentence = []
+        assert not sentence or len(sentence) == description.max_length
+    # Sentences of more than 32 tokens come in pieces; the others are whole.
+    assert set(decoded) - set(sentences_of(text)) == set(decoded) - set(
+        s for s in sentences_of(text) if len(processor.encode(s)) < 32
+    )
+    split = description.splits["dev"]
+    assert (split.words, split.bytes, split.tokens) == (words, size, tokens)
+    assert split.sentences == len(decoded) == 200
+    assert split.bytes == text.stat().st_size
+    assert split.words == len(text.read_text().split())
+    assert description.efficiency("train") > 0.93
+
+
+def test_the_same_text_gives_the_same_bytes(data_dir, tmp_path):
+    problem = registry.problems.get(PROBLEM)
+    datagen.generate(problem, data_dir / "text", tmp_path, max_length=32)
+    for name in (
+        f"{PROBLEM}.model",
+        f"{PROBLEM}.json",
+        f"{PROBLEM}-dev-32.array_record",
+    ):
+        assert (tmp_path / name).read_bytes() == (data_dir / name).read_bytes()
+
+
+FILES = [f"{PROBLEM}{end}" for end in (".model", ".json", "-train-32.array_record")]
+
+
+@pytest.fixture(scope="module")
+def archive(data_dir, tmp_path_factory):
+    """The text in the original archive's form: the .tar.gz alone."""
+    folder = tmp_path_factory.mktemp("archive")
+    with tarfile.open(folder / f"{FOLDER}.tar.gz", "w:gz") as tar:
+        tar.add(data_dir / "text" / FOLDER, FOLDER)
+    return folder
+
+
+@pytest.mark.parametrize("source", ["auto", "archive", "tfds"])
+def test_every_source_gives_the_same_bytes(
+    data_dir, archive, tmp_path, monkeypatch, source
+):
+    """TFDS' own lm1b builder, its manager unpacking without a network."""
+    if source == "tfds":
+        tfds = pytest.importorskip("tensorflow_datasets")
+        pytest.importorskip("tensorflow")
+
+        def download_and_extract(self, url):
+            assert url.endswith(f"{FOLDER}.tar.gz")
+            with tarfile.open(archive / f"{FOLDER}.tar.gz") as tar:
+                tar.extractall(tmp_path / "tfds", filter="data")
+            return tmp_path / "tfds"
+
+        monkeypatch.setattr(
+            tfds.download.DownloadManager, "download_and_extract", download_and_extract
+        )
+    datagen.generate(
+        registry.problems.get(PROBLEM),
+        archive,
+        tmp_path,
+        max_length=32,
+        source=source,
+        processes=2,
+    )
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (data_dir / name).read_bytes()
+    assert not list(tmp_path.glob("*progress*"))
+
+
+def test_a_damaged_archive(archive, tmp_path):
+    whole = (archive / f"{FOLDER}.tar.gz").read_bytes()
+    (tmp_path / f"{FOLDER}.tar.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UsageError, match="cannot be unpacked"):
+        datagen.generate(registry.problems.get(PROBLEM), tmp_path, tmp_path / "data")
+    assert [p.name for p in tmp_path.iterdir()] == [f"{FOLDER}.tar.gz"]
+
+
+def test_an_interrupted_run_goes_on(data_dir, tmp_path, monkeypatch):
+    problem = registry.problems.get(PROBLEM)
+    started = []
+
+    def bar(split, sentences):
+        started.append(split)
+        if len(started) == 2:
+            raise KeyboardInterrupt
+        return sentences
+
+    arguments = problem, data_dir / "text", tmp_path, 32
+    with pytest.raises(KeyboardInterrupt):
+        datagen.generate(*arguments, bar=bar)
+    with pytest.raises(UsageError, match="no complete data"):
+        dataset.load_description(tmp_path, PROBLEM)
+    monkeypatch.setattr(tokenizer, "train", None)  # it must not be trained again
+    datagen.generate(*arguments, bar=bar)
+    assert started == ["train", "dev", "dev", "test"]
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (data_dir / name).read_bytes()
+
+
+def test_text_lines(tmp_path):
+    problem = registry.problems.get("text_lines2k_packed")
+    text = tmp_path / "text"
+    text.mkdir()
+    (text / "train.txt").write_text("one two three .\nfour five .\n" * 50)
+    with pytest.raises(UsageError, match="dev.txt is missing"):
+        datagen.generate(problem, text, tmp_path / "data")
+    (text / "dev.txt").write_text("one two .\n\nfive .\n")
+    description = datagen.generate(problem, text, tmp_path / "data", max_length=16)
+    assert description.splits["dev"].sentences == 2
+    assert description.splits["train"].words == 350
+    assert set(description.splits) == {"train", "dev"}
+
+
+def test_any_text_survives(data_dir):
+    """Characters that the training text lacks become bytes, not unknown."""
+    processor = tokenizer.load(dataset.Paths(data_dir, PROBLEM).tokenizer)
+    for text in ("Ünïcode 雪 ½", "double  space", "ﬁne ①"):
+        assert processor.decode(processor.encode(text)) == text
+
+
+@pytest.mark.parametrize(
+    "prepare, message",
+    [
+        (lambda root: None, "is not a folder"),
+        (lambda root: root.mkdir(), "holds no .*--source=tfds downloads it"),
+        (lambda root: write_text(root, train="\n \n"), "the train text is empty"),
+        (lambda root: write_text(root, "a b .\n", dev=""), "the dev text is empty"),
+    ],
+)
+def test_missing_or_empty_text(tmp_path, prepare, message):
+    prepare(tmp_path / "text")
+    with pytest.raises(UsageError, match=message):
+        datagen.generate(
+            registry.problems.get(PROBLEM), tmp_path / "text", tmp_path / "data"
+        )
+    assert not (tmp_path / "data").exists()
+
+
+def test_text_that_is_not_utf8(tmp_path):
+    write_text(tmp_path, train="a b .\n")
+    (tmp_path / FOLDER / TRAIN.format(1)).write_bytes(b"caf\xe9\n")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        datagen.generate(registry.problems.get(PROBLEM), tmp_path, tmp_path / "data")
+
+
+def test_an_interrupted_run_does_not_look_finished(data_dir, tmp_path, monkeypatch):
+    problem = registry.problems.get(PROBLEM)
+    datagen.generate(problem, data_dir / "text", tmp_path, max_length=32)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(datagen.packing, "pack", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        datagen.generate(problem, data_dir / "text", tmp_path, max_length=16)
+    with pytest.raises(UsageError, match="no complete data"):
+        dataset.load_description(tmp_path, PROBLEM)
+
+
+def test_description_is_plain_json(data_dir):
+    fields = json.loads(dataset.Paths(data_dir, PROBLEM).description.read_text())
+    assert fields["max_length"] == 32
+    assert fields["splits"]["train"]["sentences"] == 2000

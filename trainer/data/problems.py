@@ -1,0 +1,74 @@
+"""Problems: where the text is, and how large the vocabulary and rows are.
+
+A problem yields the sentences of its splits. "train" and "dev" it must have; "test"
+it may have.
+"""
+
+import dataclasses
+import pathlib
+
+from trainer import registry
+from trainer.data import lm1b
+from trainer.errors import UsageError
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextLines:
+    """Sentences, one a line."""
+
+    name: str
+    vocab_size: int
+    packed: bool  # many sentences a row; else one a row, in rows of few lengths
+    max_length: int = 256
+
+    def splits(self, tmp_dir, source="auto"):
+        """{split: sorted text files}. `tmp_dir` holds train.txt, dev.txt, test.txt."""
+        if source not in ("auto", "folder"):
+            raise UsageError(
+                f"{self.name} is read from a folder, not --source={source}"
+            )
+        folder = pathlib.Path(tmp_dir)
+        if not folder.is_dir():
+            raise UsageError(f"--tmp_dir={tmp_dir} is not a folder")
+        found = {s: [folder / f"{s}.txt"] for s in SPLITS}
+        for split in ("train", "dev"):
+            if not found[split][0].is_file():
+                raise UsageError(
+                    f"{found[split][0]} is missing: --tmp_dir must hold train.txt and "
+                    "dev.txt, one sentence a line, and may hold test.txt"
+                )
+        return {s: files for s, files in found.items() if files[0].is_file()}
+
+
+class Lm1b(TextLines):
+    """Google Billion Words (Chelba et al. 2013).
+
+    Splits are Tensor2Tensor's: all 99 training files, and the first of the 50
+    held-out files as the development set that the literature reports. "test" is
+    all of the held-out files.
+    """
+
+    def splits(self, tmp_dir, source="auto"):
+        """{split: sorted text files}, from what `lm1b.folder` finds."""
+        folder = lm1b.folder(tmp_dir, source)
+        return {split: lm1b.files(folder, split) for split in SPLITS}
+
+
+def sentences(files):
+    """Yields the lines of text files, stripped, blank lines left out."""
+    for path in files:
+        with open(path, encoding="utf-8") as lines:
+            try:
+                yield from filter(None, map(str.strip, lines))
+            except UnicodeDecodeError as error:
+                raise UsageError(f"{path} is not UTF-8 text: {error}") from None
+
+
+for _text, _class in (("languagemodel_lm1b", Lm1b), ("text_lines", TextLines)):
+    for _thousands in (2, 8, 32):
+        for _ending, _packed in (("_packed", True), ("", False)):
+            _name = f"{_text}{_thousands}k{_ending}"
+            _problem = _class(_name, 1024 * _thousands, _packed)
+            registry.problems.register(_problem, _name)

@@ -1,0 +1,157 @@
+"""How well a language model predicts held-out text, and what was covered."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from trainer.data import batches
+from trainer.data import dataset
+from trainer.data.tokenizer import EOS_ID
+from trainer.data.tokenizer import PAD_ID
+from trainer.errors import UsageError
+from trainer.models import language_model
+from trainer.optim import optimizer_state
+from trainer.runs import checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Exact totals over the rows covered, and the figures that follow."""
+
+    sentences: int  # EOS tokens
+    words: int  # of the sentences that end in the rows covered
+    bytes: int  # their UTF-8 bytes, one newline a sentence included
+    tokens: int  # EOS counted, padding not
+    nats: float  # total of -log p(token)
+    correct: int  # tokens that were the most likely one
+
+    def __add__(self, other):
+        totals = zip(dataclasses.astuple(self), dataclasses.astuple(other))
+        return Evaluation(*(a + b for a, b in totals))
+
+    @property
+    def nats_per_token(self):
+        """Minus Tensor2Tensor's `neg_log_perplexity`."""
+        return self.nats / self.tokens
+
+    @property
+    def perplexity_per_token(self):
+        return exp(self.nats_per_token)
+
+    @property
+    def perplexity_per_word(self):
+        """exp(nats / (words + sentences)): comparable across vocabularies.
+
+        A sentence's end counts as a word, as in the literature on GBW.
+        """
+        return exp(self.nats / (self.words + self.sentences))
+
+    @property
+    def bits_per_byte(self):
+        return self.nats / math.log(2) / self.bytes
+
+    @property
+    def accuracy(self):
+        return self.correct / self.tokens
+
+    def figures(self):
+        """What follows from the totals, by name."""
+        names = (
+            "nats_per_token",
+            "perplexity_per_token",
+            "perplexity_per_word",
+            "bits_per_byte",
+            "accuracy",
+        )
+        return {name: getattr(self, name) for name in names}
+
+    def to_dict(self):
+        return dataclasses.asdict(self) | self.figures()
+
+    def __str__(self):
+        return "\n".join(
+            [
+                f"nats per token        {self.nats_per_token:10.4f}",
+                f"perplexity per token  {self.perplexity_per_token:10.2f}",
+                f"perplexity per word   {self.perplexity_per_word:10.2f}",
+                f"bits per byte         {self.bits_per_byte:10.4f}",
+                f"accuracy              {self.accuracy:10.2%}",
+                f"covered: {self.sentences:,} sentences, {self.tokens:,} tokens, "
+                f"{self.words:,} words, {self.bytes:,} bytes",
+            ]
+        )
+
+
+def exp(nats):
+    """inf, not an error, for a model that has diverged."""
+    return math.exp(nats) if nats < 700 else math.inf
+
+
+def evaluate(scoring_model, buckets, tokens, max_batches=None):
+    """Scores the rows of a split.
+
+    Args:
+        scoring_model: a `language_model.scoring_model` of `tokens` tokens. It sees
+            weights as they are now.
+        buckets: the rows, what `batches.buckets` gives.
+        tokens: scored at a time; has no effect on the result.
+        max_batches: None scores every row.
+
+    Returns:
+        An `Evaluation`.
+    """
+    sentences = covered = correct = 0
+    counts = np.zeros(2, np.int64)
+    nats = 0.0
+    for headers, rows in batches.evaluation_batches(buckets, tokens, max_batches):
+        row_nats, row_hits = scoring_model.predict_on_batch(rows)
+        nats += float(np.sum(row_nats, dtype=np.float64))
+        correct += int(np.sum(row_hits))
+        covered += int(np.sum(rows != PAD_ID))
+        sentences += int(np.sum(rows == EOS_ID))
+        counts += headers.sum(axis=0)
+    return Evaluation(
+        sentences=sentences,
+        words=int(counts[0]),
+        bytes=int(counts[1]),
+        tokens=covered,
+        nats=nats,
+        correct=correct,
+    )
+
+
+def evaluate_checkpoint(
+    path, data_dir, problem, split, tokens_per_batch, max_batches=None
+):
+    """Evaluates a saved model on a split of generated data.
+
+    Raises:
+        UsageError: the data has other rows or another vocabulary than the model.
+    """
+    description = dataset.load_description(data_dir, problem)
+    batches.buckets(data_dir, description, split)  # before a model is loaded
+    model = checkpoints.load(path)
+    optimizer_state.use_averaged_weights(model)
+    for what, data, trained in (
+        ("row length", description.row_length, model.input_shape[1]),
+        ("vocab_size", description.vocab_size, model.output_shape[2]),
+    ):
+        if data != trained:
+            raise UsageError(
+                f"{data_dir} has {what}={data or 'any'}, but {path} was trained with "
+                f"{trained or 'any'}: give the --data_dir of its training"
+            )
+    return evaluate_model(
+        model, data_dir, description, split, tokens_per_batch, max_batches
+    )
+
+
+def evaluate_model(
+    model, data_dir, description, split, tokens_per_batch, max_batches=None
+):
+    """Evaluates a model, as its weights are, on a split of generated data."""
+    buckets = batches.buckets(data_dir, description, split)
+    tokens = description.tokens_per_batch(tokens_per_batch)
+    scoring_model = language_model.scoring_model(model, tokens)
+    return evaluate(scoring_model, buckets, tokens, max_batches)

@@ -1,0 +1,157 @@
+"""Continuations with a cache are those without one."""
+
+import functools
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+from trainer import registry
+from trainer.errors import UsageError
+from trainer.hparams import HParams
+from trainer.inference import beam_search
+from trainer.inference import decoding
+
+VOCAB, MAX_LENGTH = 12, 24
+EOS = 1
+HPARAMS = HParams(num_hidden_layers=2, hidden_size=16, filter_size=32, num_heads=2)
+PROMPTS = [[], [5], [4, 3, 2, 9, 7], [8] * 11]
+
+
+def transformer(seed=0, vocab_size=VOCAB, dtype="float32"):
+    keras.utils.set_random_seed(seed)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        model = registry.models.get("transformer_lm")(HPARAMS, vocab_size, MAX_LENGTH)
+    finally:
+        keras.config.set_dtype_policy(before)
+    for v in model.trainable_variables:  # so that predictions are not all alike
+        v.assign(v + np.random.default_rng(seed).normal(0, 0.3, v.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return transformer()
+
+
+def log_probabilities(model, ids):
+    """Of every token after `ids`, from the whole model."""
+    row = np.zeros((1, MAX_LENGTH), "int32")
+    row[0, : len(ids)] = ids
+    logits = model.predict_on_batch(row)[0, len(ids)].astype("float64")
+    logits[0] = -np.inf
+    return logits - np.log(np.exp(logits).sum())
+
+
+def greedy(model, prompt, length):
+    """Token by token, each time from the whole prefix."""
+    out = []
+    while len(out) < length and len(prompt) + len(out) < MAX_LENGTH:
+        out.append(int(np.argmax(log_probabilities(model, [*prompt, *out]))))
+        if out[-1] == EOS:
+            break
+    return out + [0] * (length - len(out))
+
+
+def decoder(model, length, function=decoding.generate, **settings):
+    function = functools.partial(function, **settings)
+    return decoding.Decoder(model, MAX_LENGTH, length, function)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_greedy_is_what_the_whole_model_says(seed):
+    """For prompts of many lengths in one batch, past EOS and up to the row's end."""
+    model = transformer(seed)
+    found = decoder(model, 20, temperature=0)(PROMPTS)
+    expected = [greedy(model, prompt, 20) for prompt in PROMPTS]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_sampling_is_seeded_and_ends(model):
+    sample = decoder(model, 15)
+    prompts = [[5]] * 64
+    first = sample(prompts, seed=1)
+    np.testing.assert_array_equal(first, sample(prompts, seed=1))
+    assert (first != sample(prompts, seed=2)).any()
+    for row in first.tolist():
+        real = row[: row.index(0)] if 0 in row else row
+        assert not any(row[len(real) :]), "tokens after the end"
+        assert EOS not in real[:-1]
+        assert real[-1] == EOS or len(real) == 15
+
+
+def test_first_tokens_come_with_the_models_probabilities(model):
+    prompt = [4, 3, 2]
+    drawn = decoder(model, 1)([prompt] * 20_000)[:, 0]
+    frequencies = np.bincount(drawn, minlength=VOCAB) / len(drawn)
+    np.testing.assert_allclose(
+        frequencies, np.exp(log_probabilities(model, prompt)), atol=0.015
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6])
+def test_beam_search_finds_the_best_of_all(alpha):
+    """With beams enough, it is exhaustive search."""
+    model = transformer(vocab_size=5)
+    length, prompt = 3, [4, 3]
+    scores = {}
+    for tokens in itertools.product(range(1, 5), repeat=length):
+        tokens = tokens[: tokens.index(EOS) + 1] if EOS in tokens else tokens
+        log_p = sum(
+            log_probabilities(model, [*prompt, *tokens[:k]])[token]
+            for k, token in enumerate(tokens)
+        )
+        penalty = ((5 + len(tokens)) / 6) ** alpha
+        scores[tuple([*tokens, *[0] * (length - len(tokens))])] = log_p / penalty
+    best = sorted(scores, key=scores.get, reverse=True)[:4]
+    search = decoder(model, length, beam_search.beam_search, beams=40, alpha=alpha)
+    found, found_scores = search([prompt, [2]])
+    assert [tuple(beam) for beam in found[0, :4].tolist()] == best
+    np.testing.assert_allclose(
+        found_scores[0, :4], [scores[b] for b in best], rtol=1e-4
+    )
+    assert (found[1, 0] != found[0, 0]).any()
+
+
+def test_beams_are_no_worse_than_greedy(model):
+    """Their scores are the model's, and the best is at least greedy's."""
+
+    def score(prompt, tokens):
+        tokens = [t for t in tokens if t]
+        return sum(
+            log_probabilities(model, [*prompt, *tokens[:k]])[token]
+            for k, token in enumerate(tokens)
+        )
+
+    search = decoder(model, 20, beam_search.beam_search, beams=3, alpha=0.0)
+    found, scores = search(PROMPTS)
+    for prompt, beams, beam_scores in zip(PROMPTS, found.tolist(), scores):
+        expected = [score(prompt, beam) for beam in beams]
+        np.testing.assert_allclose(beam_scores, expected, rtol=1e-4)
+        assert beam_scores[0] >= score(prompt, greedy(model, prompt, 20)) - 1e-4
+
+
+def test_half_precision_is_decoded():
+    model = transformer(dtype="mixed_bfloat16")
+    assert decoder(model, 5)(PROMPTS).shape == (4, 5)
+
+
+def test_a_prompt_without_room_is_refused(model):
+    with pytest.raises(UsageError, match="has 24 tokens.*shorten it to 23"):
+        decoder(model, 5)([[3] * MAX_LENGTH])
+
+
+def test_a_model_without_a_cache_is_refused():
+    inputs = keras.Input((4,), dtype="int32")
+    embedding = keras.layers.ReversibleEmbedding(5, 4)
+    other = keras.Model(inputs, embedding(embedding(inputs), reverse=True), name="bow")
+    with pytest.raises(UsageError, match="'bow' cannot be decoded"):
+        decoding.CachedModel(other)
+
+
+def test_a_model_of_rows_of_any_length():
+    model = registry.models.get("transformer_lm")(HPARAMS, VOCAB, None)
+    assert decoder(model, 4, temperature=0)([[5, 4]]).shape == (1, 4)

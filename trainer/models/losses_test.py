@@ -1,0 +1,118 @@
+"""The chunked loss against the plain one, with automatic differentiation."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from trainer.models import losses
+
+TOKENS, SIZE, VOCAB = 24, 8, 50
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(TOKENS, SIZE)).astype("float32")
+    embeddings = rng.normal(size=(VOCAB, SIZE)).astype("float32")
+    labels = rng.integers(0, VOCAB, TOKENS).astype("int32")
+    weights = rng.random(TOKENS).astype("float32") * (rng.random(TOKENS) > 0.3)
+    return hidden, embeddings, labels, weights.astype("float32")
+
+
+def value_and_gradients(function, *arrays):
+    """By the backend's own differentiation, as `fit` does it: compiled."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        value, grads = jax.jit(jax.value_and_grad(function, (0, 1)))(*arrays)
+    elif backend == "torch":
+        import torch
+
+        tensors = [torch.tensor(a, requires_grad=True) for a in arrays]
+        value = function(*tensors)
+        value.backward()
+        value, grads = value.detach(), [t.grad for t in tensors]
+    else:
+        import tensorflow as tf
+
+        @tf.function(jit_compile=True)
+        def compiled(*tensors):
+            with tf.GradientTape() as tape:
+                tape.watch(tensors)
+                value = function(*tensors)
+            return value, tape.gradient(value, tensors)
+
+        value, grads = compiled(*map(tf.constant, arrays))
+    return [np.asarray(ops.convert_to_numpy(x)) for x in (value, *grads)]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("chunk", [None, 4, 12])
+def test_chunks_change_neither_loss_nor_gradient(arrays, smoothing, chunk):
+    hidden, embeddings, labels, weights = arrays
+
+    def whole(h, e):
+        z = ops.matmul(h, ops.transpose(e))
+        q = ops.one_hot(labels, VOCAB) * (1 - smoothing * VOCAB / (VOCAB - 1))
+        q = q + smoothing / (VOCAB - 1)
+        return -ops.sum(weights * ops.sum(q * ops.log_softmax(z), axis=-1))
+
+    def chunked(h, e):
+        y, w = map(ops.convert_to_tensor, (labels, weights))
+        return 3.0 * losses.chunked_cross_entropy(h, e, y, w, smoothing, chunk) / 3.0
+
+    expected = value_and_gradients(whole, hidden, embeddings)
+    found = value_and_gradients(chunked, hidden, embeddings)
+    for a, b in zip(found, expected):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_plain_loss_is_the_same(arrays, smoothing):
+    hidden, embeddings, labels, weights = arrays
+    loss = losses.SmoothedCrossEntropy(smoothing)
+    whole = loss(labels[None], (hidden @ embeddings.T)[None], weights[None])
+    tensors = map(ops.convert_to_tensor, (hidden, embeddings, labels, weights))
+    chunked = losses.chunked_cross_entropy(*tensors, smoothing, 8)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(chunked) / weights.sum(),
+        ops.convert_to_numpy(whole),
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("chunk", [None, 6])
+def test_scores(arrays, chunk):
+    hidden, embeddings, labels, _ = arrays
+    z = hidden.astype("f8") @ embeddings.T.astype("f8")
+    nats = np.log(np.exp(z).sum(-1)) - z[np.arange(TOKENS), labels]
+    tensors = map(ops.convert_to_tensor, (hidden, embeddings, labels))
+    found = losses.chunked_token_scores(*tensors, chunk)
+    np.testing.assert_allclose(ops.convert_to_numpy(found[0]), nats, rtol=1e-5)
+    np.testing.assert_array_equal(found[1], z.argmax(-1) == labels)
+
+
+def test_enormous_logits_stay_finite():
+    hidden = ops.convert_to_tensor(np.full((2, 1), 1e4, "float32"))
+    embeddings = ops.convert_to_tensor(np.array([[1.0], [-1.0]], "float32"))
+    labels = ops.convert_to_tensor(np.array([0, 1], "int32"))
+    loss = losses.chunked_cross_entropy(
+        hidden, embeddings, labels, ops.ones((2,)), 0.0, 1
+    )
+    np.testing.assert_allclose(ops.convert_to_numpy(loss), 2e4, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "tokens, vocab_size, number, size",
+    [
+        (4096, 32768, 16, 256),
+        (4096, 8192, 4, 1024),
+        (2048, 2048, 1, 2048),
+        (4352, 8192, 5, 871),
+        (3, 100_000_000, 3, 1),
+    ],
+)
+def test_chunks_are_few_and_equal(tokens, vocab_size, number, size):
+    assert losses.chunks(tokens, vocab_size) == (number, size)

@@ -1,0 +1,247 @@
+"""The Transformer language model, on packed rows.
+
+The input is a row of token ids: sentences, each closed by EOS, one after another,
+then padding. Everything else is derived from it: the decoder's input is the row
+shifted right by one (a sentence starts from the EOS before it), sentences attend
+only to themselves, positions restart.
+
+Shapes: B rows, T tokens a row, D hidden size, H heads, V vocabulary.
+"""
+
+import math
+
+import keras
+from keras import layers
+from keras import ops
+
+from trainer import registry
+from trainer.data.tokenizer import EOS_ID
+from trainer.models import noise
+
+PACKAGE = "extreme_tensoring_trainer"
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class PackedRow(layers.Layer):
+    """Decoder input, attention mask and positions of packed rows."""
+
+    def call(self, row):
+        """(B, T) ids -> (B, T) input ids, (B, T, T) mask, (B, T) positions."""
+        shifted = ops.concatenate(
+            [ops.full_like(row[:, :1], EOS_ID), row[:, :-1]], axis=1
+        )
+        starts = ops.cast(ops.equal(shifted, EOS_ID), "int32")
+        segments = ops.cumsum(starts, axis=1)
+        same = ops.equal(segments[:, :, None], segments[:, None, :])
+        steps = ops.arange(ops.shape(row)[1])
+        mask = ops.logical_and(same, steps[:, None] >= steps[None, :])
+        # A token's position is the number of tokens of its sentence before it.
+        positions = ops.sum(ops.cast(mask, "int32"), axis=-1) - 1
+        return shifted, mask, positions
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class TimingSignal(layers.Layer):
+    """Adds sinusoids of the positions, as in "Attention is all you need".
+
+    signal[t, k] = sin(t * w_k), signal[t, D/2 + k] = cos(t * w_k), where
+    w_k = 10000 ** (-k / (D/2 - 1)), k from 0 to D/2 - 1.
+    """
+
+    def call(self, x, positions):
+        """(B, T, D), (B, T) -> (B, T, D)."""
+        half = x.shape[-1] // 2
+        step = math.log(10_000) / max(half - 1, 1)
+        rates = ops.exp(-step * ops.arange(half, dtype="float32"))
+        angles = ops.cast(positions, "float32")[..., None] * rates
+        signal = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
+        return x + ops.cast(signal, x.dtype)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SelfAttention(layers.Layer):
+    """Multi-head dot-product attention without biases."""
+
+    def __init__(self, num_heads, dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.dropout = dropout
+
+    def build(self, input_shape):
+        size = input_shape[-1]
+        for name in ("query", "key", "value", "output"):
+            dense = layers.Dense(
+                size, use_bias=False, name=name, dtype=self.dtype_policy
+            )
+            dense.build(input_shape)
+            setattr(self, f"{name}_dense", dense)
+
+    def call(self, x, mask, cache=None, at=0, seed=None):
+        """Attends from T positions to S: the same ones, or those of a cache.
+
+        Args:
+            x: (B, T, D).
+            mask: (B, T, S), true where a position may be seen.
+            cache: None, or keys and values of S positions, (B, S, H, D/H) each.
+            at: where in the cache the T positions stand.
+            seed: of the dropout of attention weights; None: no dropout.
+
+        Returns:
+            (B, T, D), and the keys and values of all S positions.
+        """
+        length, size = ops.shape(x)[1], x.shape[-1]
+        heads = (length, self.num_heads, size // self.num_heads)
+        q, k, v = (
+            ops.reshape(dense(x), (-1, *heads))  # (B, T, H, D/H)
+            for dense in (self.query_dense, self.key_dense, self.value_dense)
+        )
+        if cache is not None:
+            start = (0, at, 0, 0)
+            k, v = (ops.slice_update(c, start, new) for c, new in zip(cache, (k, v)))
+        mask = mask[:, None]  # (B, 1, T, S)
+        if self.dropout and seed is not None:
+            scores = ops.einsum("bthd,bshd->bhts", q, k) / heads[-1] ** 0.5
+            weights = layers.Softmax(dtype=self.dtype_policy)(scores, mask)
+            weights = noise.dropout(weights, self.dropout, seed)
+            out = ops.einsum("bhts,bshd->bthd", weights, v)
+        else:
+            out = ops.dot_product_attention(q, k, v, mask=mask)
+        return self.output_dense(ops.reshape(out, (-1, length, size))), (k, v)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "dropout": self.dropout,
+        }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Block(layers.Layer):
+    """Pre-norm sub-layers with residuals: attention, then feed-forward.
+
+    y = x + dropout(attention(norm(x)))
+    out = y + dropout(W2 dropout(relu(W1 norm(y) + b1)) + b2)
+
+    With `remat` set, what is inside is computed again for the gradient, and only the
+    input of the block stays in memory.
+    """
+
+    remat = False
+
+    def __init__(
+        self,
+        num_heads,
+        filter_size,
+        dropout=0.0,
+        attention_dropout=0.0,
+        relu_dropout=0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.filter_size = filter_size
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.relu_dropout = relu_dropout
+        rates = (dropout, attention_dropout, relu_dropout)
+        self._seeds = keras.random.SeedGenerator() if any(rates) else None
+
+    def build(self, input_shape):
+        def norm(name):
+            return layers.LayerNormalization(
+                epsilon=1e-6, name=name, dtype=self.dtype_policy
+            )
+
+        def dense(units, name, activation=None):
+            return layers.Dense(units, activation, name=name, dtype=self.dtype_policy)
+
+        wide = (*input_shape[:-1], self.filter_size)
+        self.attention_norm = norm("attention_norm")
+        self.attention = SelfAttention(
+            self.num_heads,
+            self.attention_dropout,
+            name="attention",
+            dtype=self.dtype_policy,
+        )
+        self.ffn_norm = norm("ffn_norm")
+        self.ffn_in = dense(self.filter_size, "ffn_in", "relu")
+        self.ffn_out = dense(input_shape[-1], "ffn_out")
+        for layer in (self.attention_norm, self.attention, self.ffn_norm, self.ffn_in):
+            layer.build(input_shape)
+        self.ffn_out.build(wide)
+
+    def call(self, x, mask, training=None):
+        """(B, T, D), (B, T, T) -> (B, T, D)."""
+        seeds = [None] * 4
+        if training and self._seeds is not None:
+            # One draw a step: the generator counts steps, which `training` sets.
+            drawn = self._seeds.next()
+            seeds = [drawn + ops.array([k, 0], drawn.dtype) for k in range(4)]
+
+        def block(x):
+            return self._apply(x, mask, None, 0, seeds)[0]
+
+        return keras.remat(block)(x) if training and self.remat else block(x)
+
+    def decode(self, x, mask, cache, at):
+        """What `SelfAttention` does with a cache, for the whole block."""
+        return self._apply(x, mask, cache, at, [None] * 4)
+
+    def _apply(self, x, mask, cache, at, seeds):
+        out, cache = self.attention(
+            self.attention_norm(x), mask, cache=cache, at=at, seed=seeds[0]
+        )
+        x = x + noise.dropout(out, self.dropout, seeds[1])
+        wide = noise.dropout(self.ffn_in(self.ffn_norm(x)), self.relu_dropout, seeds[2])
+        return x + noise.dropout(self.ffn_out(wide), self.dropout, seeds[3]), cache
+
+    def get_config(self):
+        names = (
+            "num_heads",
+            "filter_size",
+            "dropout",
+            "attention_dropout",
+            "relu_dropout",
+        )
+        return super().get_config() | {name: getattr(self, name) for name in names}
+
+
+@registry.models.register
+def transformer_lm(hparams, vocab_size, max_length):
+    """Decoder-only Transformer of Tensor2Tensor's hyperparameters.
+
+    Args:
+        hparams: a `trainer.hparams.HParams`.
+        vocab_size: V, tokens of the vocabulary.
+        max_length: T, tokens of a row; None for rows of every length.
+
+    Returns:
+        A Keras model from (B, T) token ids to (B, T, V) logits; those at t
+        predict token t from the tokens of its sentence before t.
+    """
+    size = hparams.hidden_size
+    row = keras.Input((max_length,), dtype="int32", name="targets")
+    inputs, mask, positions = PackedRow(name="packed_row")(row)
+    embedding = layers.ReversibleEmbedding(
+        vocab_size,
+        size,
+        embeddings_initializer=keras.initializers.RandomNormal(stddev=size**-0.5),
+        reverse_dtype="float32",
+        name="embedding",
+    )
+    x = layers.Rescaling(size**0.5, name="embedding_scale")(embedding(inputs))
+    x = TimingSignal(name="timing_signal")(x, positions)
+    x = layers.Dropout(hparams.layer_prepostprocess_dropout)(x)
+    for i in range(hparams.num_hidden_layers):
+        x = Block(
+            hparams.num_heads,
+            hparams.filter_size,
+            hparams.layer_prepostprocess_dropout,
+            hparams.attention_dropout,
+            hparams.relu_dropout,
+            name=f"layer_{i}",
+        )(x, mask)
+    x = layers.LayerNormalization(epsilon=1e-6, name="final_norm")(x)
+    logits = embedding(x, reverse=True)
+    return keras.Model(row, logits, name="transformer_lm")

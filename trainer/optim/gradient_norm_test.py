@@ -1,0 +1,39 @@
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from trainer.optim.gradient_norm import GradientNorm
+
+
+def model_and_data():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    return model, x, x[:, :2]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_it_is_the_norm_and_the_step_is_the_same(scaled):
+    """Of a loss mean((x w + b - y)^2), whose gradient is known."""
+    plain, x, y = model_and_data()
+    w, b = plain.get_weights()
+    difference = 2 * (x @ w + b - y) / y.size
+    squares = [(x.T @ difference) ** 2, difference.sum(0) ** 2]
+    expected = np.sqrt(sum(s.sum() for s in squares))
+    watched, _, _ = model_and_data()
+    inner = keras.optimizers.SGD(0.1)
+    if scaled:
+        inner = keras.optimizers.LossScaleOptimizer(inner, initial_scale=64.0)
+    optimizer = GradientNorm(inner)
+    plain.compile(keras.optimizers.SGD(0.1), "mse")
+    watched.compile(optimizer, "mse", auto_scale_loss=False)
+    for model in (plain, watched):
+        model.fit(x, y, batch_size=8, verbose=0)
+    if keras.backend.backend() == "jax":
+        watched.jax_state_sync()
+    norm = ops.convert_to_numpy(optimizer.norm)
+    np.testing.assert_allclose(norm, expected, rtol=1e-5)
+    for a, c in zip(plain.get_weights(), watched.get_weights()):
+        np.testing.assert_allclose(a, c, rtol=1e-5)
+    assert int(optimizer.iterations) == 1

@@ -1,0 +1,67 @@
+"""Everything a run does, once, before it is started for days (`et-trainer --check`)."""
+
+import dataclasses
+import pathlib
+import resource
+import sys
+import tempfile
+import time
+
+from trainer.data import dataset
+from trainer.runs import checkpoints
+from trainer.training import flops
+from trainer.training import loop
+
+_STEPS = 4  # the first compiles and is not timed
+
+
+def check(run) -> str:
+    """Takes a few steps of a run in a folder of its own, and projects the whole.
+
+    Reads the data, builds, compiles, steps, evaluates one batch, writes a checkpoint
+    and restores it. Nothing is left behind, and `run.output_dir` is not touched.
+
+    Returns:
+        Text: parameters, optimizer state, memory, time and disk.
+
+    Raises:
+        UsageError: what the run itself would be refused for.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        trial = dataclasses.replace(
+            run,
+            output_dir=folder,
+            train_steps=_STEPS,
+            eval_batches=1,
+            eval_frequency=_STEPS,
+            checkpoint_frequency=_STEPS,
+            label="check",
+        )
+        result = loop.train(trial)
+        start = time.perf_counter()
+        restored = checkpoints.load(result.checkpoint)
+        restoring = time.perf_counter() - start
+        if int(restored.optimizer.iterations) != _STEPS:
+            raise AssertionError("the checkpoint that was written is not what is read")
+        size = pathlib.Path(result.checkpoint).stat().st_size
+    description = dataset.load_description(run.data_dir, run.problem)
+    tokens = description.tokens_per_batch(run.hparams.batch_size)
+    train_tokens = description.splits["train"].cells
+    hours = run.train_steps * tokens / result.tokens_per_second / 3600
+    files = run.checkpoints_kept + 2  # the best one, and one that is being written
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak *= 1 if sys.platform == "darwin" else 1024
+    return "\n".join(
+        [
+            f"parameters       {result.model.count_params():,}",
+            f"optimizer state  {result.state_scalars:,} scalars",
+            f"memory           {peak / 1e9:.2f} GB at the peak of this check",
+            f"speed            {result.tokens_per_second:,.0f} tokens/s",
+            flops.report(result.flops_per_second, run.dtype),
+            f"time             {hours:,.2f} hours for {run.train_steps:,} steps, "
+            f"{run.train_steps * tokens / train_tokens:,.2f} passes over the data, "
+            "evaluations not counted",
+            f"disk             {files * size / 1e6:,.1f} MB for {files} checkpoints",
+            f"a checkpoint was written and restored in {restoring:.1f} s: all is well",
+        ]
+    )

@@ -1,0 +1,181 @@
+"""Searches hyperparameters with Optuna: the paper used Vizier.
+
+A study lives in an SQLite file. Workers share it, a study that was interrupted goes
+on, and `optuna-dashboard sqlite:///FILE` shows it.
+"""
+
+import dataclasses
+import math
+
+from trainer.errors import UsageError
+from trainer.hparams import HParams
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Values that a hyperparameter may take: choices, or an interval."""
+
+    choices: tuple = ()
+    low: float | int = 0
+    high: float | int = 0
+    log: bool = False
+
+    def suggest(self, trial, name):
+        if self.choices:
+            return trial.suggest_categorical(name, self.choices)
+        if isinstance(self.low, int):
+            return trial.suggest_int(name, self.low, self.high, log=self.log)
+        return trial.suggest_float(name, self.low, self.high, log=self.log)
+
+
+def parse_ranges(text) -> dict:
+    """ "name=a|b|c,name=LOW:HIGH,name=LOW:HIGH:log" -> {name: Range}.
+
+    Raises:
+        UsageError: a name is no hyperparameter, or a value is not of its type.
+    """
+    types = {f.name: f.type for f in dataclasses.fields(HParams)}
+    ranges = {}
+    for item in filter(None, text.split(",")):
+        name, separator, values = item.partition("=")
+        if name not in types:
+            raise UsageError(f"unknown hparam {name!r}. Known: {', '.join(types)}")
+        try:
+            if not separator or not values:
+                raise ValueError
+            ranges[name] = _parse_range(values, types[name])
+        except ValueError:
+            raise UsageError(
+                f"range {item!r} is not NAME=A|B|..., NAME=LOW:HIGH or "
+                f"NAME=LOW:HIGH:log of {types[name].__name__} values, LOW below HIGH"
+            ) from None
+    if not ranges:
+        raise UsageError("no range to search: give NAME=LOW:HIGH or NAME=A|B")
+    return ranges
+
+
+def _parse_range(text, kind):
+    if ":" not in text:
+        return Range(choices=tuple(kind(value) for value in text.split("|")))
+    low, high, *log = text.split(":")
+    low, high = kind(low), kind(high)
+    if kind is str or not low < high or log not in ([], ["log"]) or (log and low <= 0):
+        raise ValueError
+    return Range(low=low, high=high, log=bool(log))
+
+
+def create_study(path, name, seed=0):
+    """The study of this name in an SQLite file; a new one if there is none."""
+    import warnings
+
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    storage = optuna.storages.RDBStorage(
+        f"sqlite:///{path}",
+        heartbeat_interval=30,  # trials of a worker that was killed are tried again
+        heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+        engine_kwargs={"connect_args": {"timeout": 60}},
+    )
+    return optuna.create_study(
+        storage=storage,
+        study_name=name,
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=3),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
+        direction="minimize",
+        load_if_exists=True,
+    )
+
+
+def optimize(study, objective, trials, first=(), report=None):
+    """Runs trials until the study has `trials` that ended, pruned ones counted.
+
+    Args:
+        study: of `create_study`.
+        objective: takes a trial, returns the value to minimize.
+        trials: how many in all, those of other workers and earlier calls counted.
+        first: what to try first, {hparam: value} each, also after an interruption.
+        report: None, or called with each `optuna.trial.FrozenTrial` that ends.
+    """
+    import optuna
+
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    # A trial that was interrupted left nothing: its values are to be tried again.
+    kept = [t for t in study.trials if t.state != optuna.trial.TrialState.FAIL]
+    tried = [trial.system_attrs.get("fixed_params") for trial in kept]
+    for values in first:
+        if values not in tried:
+            study.enqueue_trial(values)
+
+    def count():
+        return sum(trial.state in ended for trial in study.trials)
+
+    while count() < trials:
+        study.optimize(
+            objective,
+            n_trials=1,
+            callbacks=[lambda _, trial: report(trial)] if report else None,
+        )
+
+
+def best_trial(study):
+    """The trial with the lowest value.
+
+    Raises:
+        UsageError: none ran to its end.
+    """
+    if not any(trial.value is not None for trial in study.trials):
+        raise UsageError(
+            f"none of the {len(study.trials)} trials of {study.study_name!r} ended "
+            "with a finite loss: search lower rates or longer warm-ups"
+        )
+    return study.best_trial
+
+
+def pruning(trial, last_step):
+    """A function of step and loss that ends a trial which diverged or lags behind."""
+    import optuna
+
+    def prune(step, loss):
+        if not math.isfinite(loss):
+            raise optuna.TrialPruned(f"diverged at step {step}")
+        trial.report(loss, step)
+        if step < last_step and trial.should_prune():
+            raise optuna.TrialPruned(f"no better than the median at step {step}")
+
+    return prune
+
+
+def training_objective(run, ranges):
+    """Nats per token on the dev split, of `run` with hyperparameters from `ranges`.
+
+    The trial's attribute "result" holds all figures. No output_dir is written.
+    """
+    import keras
+
+    from trainer.training import loop
+
+    def objective(trial):
+        changes = {name: r.suggest(trial, name) for name, r in ranges.items()}
+        keras.backend.clear_session(free_memory=True)
+        prune = pruning(trial, run.train_steps)
+        result = loop.train(
+            dataclasses.replace(
+                run,
+                hparams=dataclasses.replace(run.hparams, **changes),
+                output_dir=None,
+                label=", ".join(f"{k}={_show(v)}" for k, v in changes.items()),
+            ),
+            on_evaluation=lambda step, e: prune(step, e.nats_per_token),
+        )
+        if result.interrupted_by:
+            raise KeyboardInterrupt
+        trial.set_user_attr("result", result.to_dict())
+        return result.evaluations[-1][1].nats_per_token
+
+    return objective
+
+
+def _show(value):
+    return f"{value:.3g}" if isinstance(value, float) else value

@@ -1,0 +1,116 @@
+import math
+
+import pytest
+
+from conftest import PROBLEM
+from trainer.errors import UsageError
+from trainer.hparams import HParams
+from trainer.training import sweep
+from trainer.training.run import Run
+from trainer.training.sweep import Range
+
+HPARAMS = HParams(
+    num_hidden_layers=1,
+    hidden_size=16,
+    filter_size=32,
+    num_heads=2,
+    batch_size=256,
+    learning_rate_warmup_steps=5,
+)
+
+
+def test_ranges():
+    text = "learning_rate_constant=0.01:10:log,optimizer=et2|adam,num_hidden_layers=1:3"
+    assert sweep.parse_ranges(text) == {
+        "learning_rate_constant": Range(low=0.01, high=10.0, log=True),
+        "optimizer": Range(choices=("et2", "adam")),
+        "num_hidden_layers": Range(low=1, high=3),
+    }
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "no range to search"),
+        ("rate=1:2", "unknown hparam 'rate'"),
+        ("batch_size", "range 'batch_size' is not"),
+        ("batch_size=2.5:3", "of int values"),
+        ("weight_decay=0:1:log", "is not NAME="),
+        ("weight_decay=2:1", "LOW below HIGH"),
+        ("optimizer=a:b", "of str values"),
+    ],
+)
+def test_wrong_ranges(text, message):
+    with pytest.raises(UsageError, match=message):
+        sweep.parse_ranges(text)
+
+
+def test_a_study_finds_the_better_rate_and_goes_on(data_dir, tmp_path):
+    run = Run(PROBLEM, str(data_dir), HPARAMS, 12, eval_frequency=4)
+    ranges = {"learning_rate_constant": Range(choices=(0.0001, 1.0))}
+    ended = []
+
+    def study():
+        return sweep.create_study(tmp_path / "sweep.db", "rates")
+
+    rates = sweep.training_objective(run, ranges)
+    sweep.optimize(
+        study(),
+        rates,
+        trials=2,
+        first=[{"learning_rate_constant": 0.0001}],
+        report=ended.append,
+    )
+    assert ended[0].params == {"learning_rate_constant": 0.0001}
+    sweep.optimize(study(), rates, trials=4, report=ended.append)
+    sweep.optimize(study(), rates, trials=4, report=ended.append)  # all done
+    assert len(ended) == 4
+    best = study().best_trial
+    assert best.params == {"learning_rate_constant": 1.0}
+    result = best.user_attrs["result"]
+    assert result["dev"]["nats_per_token"] == best.value
+    assert [step for step, _ in result["curve"]] == [4, 8, 12]
+    assert result["state_scalars"] > 0
+
+
+def test_an_interrupted_first_trial_is_tried_again(tmp_path):
+    first = [{"x": 1.0}, {"x": 2.0}, {"x": 3.0}]
+
+    def optimize(objective):
+        study = sweep.create_study(tmp_path / "sweep.db", "interrupted")
+        sweep.optimize(study, objective, trials=3, first=first)
+        return study
+
+    def interrupted(trial):
+        if trial.suggest_float("x", 0.0, 10.0) == 2.0:
+            raise KeyboardInterrupt
+        return trial.params["x"]
+
+    with pytest.raises(KeyboardInterrupt):
+        optimize(interrupted)
+    study = optimize(lambda trial: trial.suggest_float("x", 0.0, 10.0))
+    values = sorted(t.value for t in study.trials if t.value is not None)
+    assert values == [1.0, 2.0, 3.0]
+
+
+def test_trials_worse_than_the_median_end_early(tmp_path):
+    study = sweep.create_study(tmp_path / "sweep.db", "pruned")
+
+    def objective(trial):
+        loss = trial.suggest_float("loss", 0.0, 10.0)
+        prune = sweep.pruning(trial, last_step=3)
+        for step in (1, 2, 3):
+            prune(step, loss if loss < 9 else math.nan)
+        return loss
+
+    study.enqueue_trial({"loss": 9.5})
+    sweep.optimize(study, objective, trials=1)
+    with pytest.raises(UsageError, match="none of the 1 trials of 'pruned' ended"):
+        sweep.best_trial(study)
+    for loss in (1.0, 2.0, 3.0, 2.0, 4.0):
+        study.enqueue_trial({"loss": loss})
+    sweep.optimize(study, objective, trials=6)
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["PRUNED"] + ["COMPLETE"] * 4 + ["PRUNED"]
+    assert not study.trials[0].intermediate_values  # diverged
+    assert list(study.trials[5].intermediate_values) == [1]  # worse than the median
