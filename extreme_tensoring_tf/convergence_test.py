@@ -54,7 +54,9 @@ def test_regret_is_within_the_papers_factor_of_adagrads():
     adagrad_trace = np.sqrt(sums.astype(np.float64) + EPSILON).sum()
     descent, _ = best_regret(keras.optimizers.SGD)
     for level in (1, 2, 3):
-        make = functools.partial(ExtremeTensoring, level=level, epsilon=EPSILON)
+        make = functools.partial(
+            ExtremeTensoring.algorithm_1, level=level, epsilon=EPSILON
+        )
         ours, optimizer = best_regret(make)
         slots = optimizer._slots
         statistics = [ops.convert_to_numpy(s) for s in slots.statistics[0]]

@@ -16,10 +16,10 @@ from extreme_tensoring_tf import ExtremeTensoring
 
 OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
-    "et2": ExtremeTensoring,
-    "et3_mean": lambda *a, **k: ExtremeTensoring(*a, level=3, statistic="mean", **k),
-    "rank_one": lambda *a, **k: ExtremeTensoring(
-        *a, preconditioner="rank_one", beta_2=0.99, clip_threshold=1.0, **k
+    "default": ExtremeTensoring,
+    "algorithm_1": ExtremeTensoring.algorithm_1,
+    "et3_mean": lambda rate, **k: ExtremeTensoring.algorithm_1(
+        rate, level=3, statistic="mean", **k
     ),
     "momentum": lambda *a, **k: ExtremeTensoring(
         *a, beta_1=0.9, beta_2=0.99, momentum_dtype="bfloat16", **k

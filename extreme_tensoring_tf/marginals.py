@@ -55,7 +55,7 @@ def row_and_col_sums(matrix, rows=True, cols=True, weights=None, dtype=None):
     """Sums of `matrix**2` over each row and over each column.
 
     Args:
-        matrix: tensor of shape (m, n).
+        matrix: tensor of shape (m, n). On TensorFlow m may be unknown when traced.
         rows, cols: which of the two are wanted.
         weights: None, or vector (n,) by which the row sums weigh columns.
         dtype: of the sums. A loop casts block by block. None is the matrix' own.
@@ -67,7 +67,8 @@ def row_and_col_sums(matrix, rows=True, cols=True, weights=None, dtype=None):
     backend = keras.backend.backend()
     dtype = keras.backend.standardize_dtype(dtype or matrix.dtype)
     jax_on_cpu = _on_cpu("jax")
-    if min(m, n) > 1 and (_in_blocks.get() or (jax_on_cpu and weights is not None)):
+    may_loop = _in_blocks.get() or (jax_on_cpu and weights is not None)
+    if may_loop and m is not None and min(m, n) > 1:
         block = max(8, _BLOCK_BYTES[backend] // (n * np.dtype(dtype).itemsize))
         if m >= 2 * block:
             return _loop(matrix, rows, cols, weights, dtype, block)
@@ -91,14 +92,14 @@ def _plain(matrix, rows, cols, weights, dtype):
 
 
 def _row_sums(matrix, weights):
-    m, n = matrix.shape
+    n = matrix.shape[1]
     if n == 1 and weights is None:
-        return ops.reshape(matrix, (m,))
+        return ops.reshape(matrix, (-1,))
     if n > _LONGEST_ROW:
         length = math.isqrt(n)
         count = n // length
-        parts = ops.reshape(matrix[:, : count * length], (m * count, length))
-        sums = _row_sums(ops.reshape(_row_sums(parts, None), (m, count)), None)
+        parts = ops.reshape(matrix[:, : count * length], (-1, length))
+        sums = _row_sums(ops.reshape(_row_sums(parts, None), (-1, count)), None)
         rest = matrix[:, count * length :]
         return sums + _row_sums(rest, None) if rest.shape[1] else sums
     if _on_cpu("tensorflow"):

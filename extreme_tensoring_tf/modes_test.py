@@ -12,7 +12,7 @@ import pytest
 from keras import ops
 
 from extreme_tensoring_tf import ExtremeTensoring
-from extreme_tensoring_tf.naive_reference import NaiveExtremeTensoring
+from extreme_tensoring_tf.testing.naive_reference import NaiveExtremeTensoring
 
 BACKEND = keras.backend.backend()
 # A scalar, primes and padded axes, unit axes, two variables alike, one that is
@@ -30,20 +30,37 @@ FORMS = {
     "rank_one": {"preconditioner": "rank_one", "beta_2": 0.9, "clip_threshold": 1.0},
 }
 MODES = {
-    "tensorflow": ["eager", "function", "xla", "fit", "fit_xla"],
+    "tensorflow": [
+        "eager",
+        "function",
+        "unknown",
+        "xla",
+        "xla_unknown",
+        "fit",
+        "fit_xla",
+        "replicas",
+    ],
     "jax": ["eager", "xla", "fit_xla"],
     "torch": ["eager", "fit"],
 }[BACKEND]
 STEPS = 3
-# Every level in float32 and every dtype at level 2; the others are left to test-all.
-CELLS = [
-    pytest.param(*cell, marks=[pytest.mark.slow] if others else [])
-    for cell in itertools.product([1, 2, 3, "inf"], DTYPES, MODES, FORMS)
-    for others in [cell[0] != 2 and cell[1] != "float32"]
-]
 
 
-@pytest.mark.parametrize("level, dtype, mode, form", CELLS)
+def cells():
+    """Every mode at level 2 in float32, every level and dtype in one mode.
+
+    The whole product is left to test-all.
+    """
+    main_mode = "xla" if "xla" in MODES else MODES[0]
+    for level, dtype, mode, form in itertools.product(
+        [1, 2, 3, "inf"], DTYPES, MODES, FORMS
+    ):
+        usual = (level == 2) + (dtype == "float32") + (mode == main_mode)
+        marks = [] if usual >= 2 else [pytest.mark.slow]
+        yield pytest.param(level, dtype, mode, form, marks=marks)
+
+
+@pytest.mark.parametrize("level, dtype, mode, form", cells())
 def test_every_way_to_step(level, dtype, mode, form):
     if dtype == "float64" and BACKEND == "jax":
         pytest.skip("JAX has no float64 by default")
@@ -67,7 +84,7 @@ def test_every_way_to_step(level, dtype, mode, form):
             judge.step(g.astype("float64"))
             judge.x = judge.x.astype(numpy_dtype).astype("float64")
 
-    optimizer = ExtremeTensoring(
+    optimizer = ExtremeTensoring.algorithm_1(
         rate, level=level, jit_compile="xla" in mode, **FORMS[form]
     )
     variables = [keras.Variable(v, dtype=dtype) for v in values]
@@ -89,25 +106,39 @@ def eager(optimizer, variables, batches):
         optimizer.apply(tensors(batch, variables), variables)
 
 
-def function(optimizer, variables, batches):
+def apply_in_a_function(optimizer, variables, batches, known, jit_compile):
+    """Steps in a `tf.function`, which knows the shapes of gradients or does not."""
     import tensorflow as tf
 
     optimizer.build(variables)
-    step = tf.function(lambda grads: optimizer.apply(grads, variables))
+    signature = [
+        tf.TensorSpec(v.shape if known else [None] * len(v.shape), v.dtype)
+        for v in variables
+    ]
+    step = tf.function(
+        lambda *grads: optimizer.apply(grads, variables),
+        input_signature=signature,
+        jit_compile=jit_compile,
+    )
     for batch in batches:
-        step(tensors(batch, variables))
+        step(*tensors(batch, variables))
+
+
+def function(*arguments):
+    apply_in_a_function(*arguments, known=True, jit_compile=False)
+
+
+def unknown(*arguments):
+    apply_in_a_function(*arguments, known=False, jit_compile=False)
+
+
+def xla_unknown(*arguments):
+    apply_in_a_function(*arguments, known=False, jit_compile=True)
 
 
 def xla(optimizer, variables, batches):
     if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        optimizer.build(variables)
-        step = tf.function(
-            lambda grads: optimizer.apply(grads, variables), jit_compile=True
-        )
-        for batch in batches:
-            step(tensors(batch, variables))
+        apply_in_a_function(optimizer, variables, batches, known=True, jit_compile=True)
         return
     import jax
 
@@ -119,6 +150,27 @@ def xla(optimizer, variables, batches):
         values, state = step(state, tensors(batch, variables), values)
     for variable, value in zip(variables + optimizer.variables, values + state):
         variable.assign(value)
+
+
+def replicas(optimizer, variables, batches):
+    """Two replicas, each with half of the gradient; copies take the place of ours."""
+    import tensorflow as tf
+
+    strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+    with strategy.scope():
+        mirrored = [keras.Variable(v.value, dtype=v.dtype) for v in variables]
+        ours = ExtremeTensoring.from_config(optimizer.get_config())
+        ours.build(mirrored)
+
+    @tf.function
+    def step(grads):
+        strategy.run(lambda: ours.apply([g / 2 for g in grads], mirrored))
+
+    for batch in batches:
+        step(tensors(batch, variables))
+    optimizer.iterations.assign(ours.iterations)
+    for variable, copy in zip(variables, mirrored):
+        variable.assign(copy)
 
 
 class Linear(keras.Model):
@@ -165,7 +217,10 @@ def tensors(batch, variables):
 RUN = {
     "eager": eager,
     "function": function,
+    "unknown": unknown,
     "xla": xla,
+    "xla_unknown": xla_unknown,
     "fit": fit,
     "fit_xla": fit_xla,
+    "replicas": replicas,
 }

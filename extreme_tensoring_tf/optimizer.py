@@ -1,47 +1,75 @@
-"""`ExtremeTensoring`, a Keras optimizer: state, one step, configuration."""
+"""`ExtremeTensoring`, a Keras optimizer: arguments, state, one step, configuration."""
 
+import contextlib
+import dataclasses
 import math
 
 import keras
 
+from extreme_tensoring_tf.marginals import sums_in_blocks
 from extreme_tensoring_tf.planner import plan
 from extreme_tensoring_tf.preconditioner import Preconditioner
 from extreme_tensoring_tf.slots import Slots
 from extreme_tensoring_tf.tensor_index import check_level
 from extreme_tensoring_tf.tensor_index import resolve
-from extreme_tensoring_tf.update import update_all
+from extreme_tensoring_tf.update import Settings
+from extreme_tensoring_tf.update import check_gradient
+from extreme_tensoring_tf.update import is_sparse
+from extreme_tensoring_tf.update import make_group
+from extreme_tensoring_tf.update import take_step
+from extreme_tensoring_tf.variables import IS_TENSORFLOW
+from extreme_tensoring_tf.variables import check_dtype
+from extreme_tensoring_tf.variables import dtype_of
+from extreme_tensoring_tf.variables import path_of
+from extreme_tensoring_tf.variables import unique_paths
 
-_TENSORFLOW = keras.backend.backend() == "tensorflow"
-if _TENSORFLOW:  # the others do without it
-    from extreme_tensoring_tf import sparse
+if IS_TENSORFLOW:  # the others do without it
     from extreme_tensoring_tf import xla
+
+
+# A variable of as many entries is a group by itself, unless it is compiled: stacking
+# saves nothing there, and its gradient would wait for those of the others.
+_LARGE = 2**16
 
 
 @keras.saving.register_keras_serializable("extreme_tensoring_tf")
 class ExtremeTensoring(keras.optimizers.Optimizer):
-    """AdaGrad (or RMSprop, or Adam) with a preconditioner of almost no memory.
+    """Adaptive preconditioning with almost no memory.
 
-    A variable of d entries is indexed as a tensor of dimensions d_1, ..., d_p,
-    with product d. One short vector per dimension is kept: sum(d_i) scalars in
-    place of d. A step with gradient g and rate eta is
+    Use it in place of Adam, at Adam's learning rates. It implements Chen, Agarwal,
+    Hazan, Zhang, Zhang, "Extreme Tensoring for Low-Memory Preconditioning", ICLR
+    2020, arXiv 1902.04620. A variable x of d entries is indexed as a tensor of
+    dimensions d_1, ..., d_p, with product d. One short vector per dimension is kept:
+    sum(d_i) scalars in place of d. The paper's Algorithm 1, a step with gradient g
+    and rate eta, is
 
         S_i[j] <- S_i[j] + sum over I with I_i = j of g[I]**2
         delta[I] = prod_i (epsilon + S_i[I_i]) ** (-1 / (2 p))
         x[I]   <- x[I] - eta * delta[I] * g[I]
 
+    The default keeps moving averages in place of sums, and takes
+
+        v[I] = prod_i (M_i[I_i] + epsilon) / (M + epsilon) ** (p - 1)
+        delta[I] = v[I] ** (-1/2) / max(1, RMS(v ** (-1/2) * g) / clip_threshold)
+
     where
         I: the tensor index of an entry, I_i its i-th coordinate,
         S_i: the statistics of dimension i, a float32 vector of length d_i
             (float64 for a float64 variable),
+        M_i: S_i divided by the entries of a slice: means over slices,
+        M: the mean over the whole variable,
         p: the number of dimensions; p = 1 with d_1 = d is diagonal AdaGrad.
+
+    v is the product distribution closest to the second moment in KL divergence,
+    Adafactor's estimate for any tensor index. `ExtremeTensoring.algorithm_1` gives
+    the paper's form.
 
     State of a (2000, 512) variable: level 1 keeps 2,512 scalars, level 2 keeps
     138, level 3 keeps 48, "inf" keeps 1. Adam keeps 2,048,000.
 
     Args:
-        learning_rate: a float, a `LearningRateSchedule` or a callable. With
-            sums, as in the paper, the best rate depends on the level: tune it.
-            Defaults to 0.001.
+        learning_rate: a float, a `LearningRateSchedule` or a callable. Defaults to
+            0.001.
         level: 1, 2, 3, ... or "inf". How often each axis is split; see
             `tensor_index`. Defaults to 2.
         beta_1: float in [0, 1). Above 0, the step uses a bias-corrected moving
@@ -49,43 +77,40 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
             the variable's size. Defaults to 0.0.
         beta_2: None sums the squares for ever (AdaGrad). A float in (0, 1) makes
             S_i a moving average with bias correction S_i / (1 - beta_2**t), t
-            the updates this variable took. Defaults to None.
-        preconditioner: "geometric_mean", Algorithm 1 as above, or "rank_one",
-            delta = v**(-1/2) with v[I] = prod_i (M_i[I_i] + epsilon) /
-            (M + epsilon)**(p-1), where M_i are the means over slices and M is
-            the mean over the variable: Adafactor's estimate for any tensor
-            index. Defaults to "geometric_mean".
+            the updates this variable took. Defaults to 0.9.
+        preconditioner: "rank_one" or "geometric_mean" (Algorithm 1), as above.
+            Defaults to "rank_one".
         clip_threshold: None, or the largest root mean square of delta * g for
-            a variable: a larger one is scaled down to it. Defaults to None.
+            a variable: a larger one is scaled down to it. Defaults to 1.0.
         epsilon: float >= 0, in the units of g**2. Defaults to 1e-8.
         epsilon_placement: "axis", as above, or "product", Algorithm 1 to the
             letter: delta = (epsilon + prod_i S_i)**(-1/(2p)). The latter is
             slower and, for large p, swamps the product. Defaults to "axis".
-        statistic: "sum" (the paper), or "mean": each S_i is divided by the
-            entries of its slice, so that rates carry over between levels and
-            from AdaGrad and Adam. "rank_one" always uses means. Defaults to
-            "sum".
-        tensor_dims: None, or a dict of regular expressions over variable paths
+        statistic: of "geometric_mean": "sum" (the paper), or "mean": each S_i is
+            divided by the entries of its slice, so that rates carry over between
+            levels and from AdaGrad and Adam. "rank_one" always uses means.
+            Defaults to "sum".
+        tensor_dims: None; or a dict of regular expressions over variable paths
             to dims: a level, flat dims with the variable's size as product, or
-            one entry per axis (1 drops an axis). Defaults to None.
+            one entry per axis (1 drops an axis); or a list of such dims, one per
+            variable, None for `level`. Defaults to None.
         momentum_dtype: dtype of the first moment, such as "bfloat16" for half the
             memory. None is the variable's own. Defaults to None.
         skip_nonfinite: whether a gradient with inf or nan (or squares beyond
             float32) leaves its variable and statistics as they are. Such skips
             are counted in `skipped_updates`. Defaults to True.
-        jit_compile: whether to compile the update with XLA, whatever
-            `model.compile(jit_compile=...)` says. Costs some seconds at the first
-            step and some MB of host memory for each shape. TensorFlow only: JAX
-            compiles the whole step anyway. Defaults to True.
+        jit_compile: whether to compile the update with XLA where
+            `model.compile(jit_compile=...)` does not. Costs some seconds at the
+            first step and some MB of host memory for each shape. TensorFlow only:
+            JAX compiles the whole step anyway. Defaults to True.
         weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema,
         ema_momentum, ema_overwrite_frequency, loss_scale_factor,
         gradient_accumulation_steps, name: as in `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: an argument is outside the range given here.
-
-    Source: Chen, Agarwal, Hazan, Zhang, Zhang, "Extreme Tensoring for Low-Memory
-    Preconditioning", ICLR 2020, arXiv 1902.04620, Algorithm 1.
+        ValueError: an argument is outside the range given here; a variable is not
+            of floating-point numbers; a gradient has another shape than its
+            variable.
     """
 
     def __init__(
@@ -93,9 +118,9 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         learning_rate=0.001,
         level=2,
         beta_1=0.0,
-        beta_2=None,
-        preconditioner="geometric_mean",
-        clip_threshold=None,
+        beta_2=0.9,
+        preconditioner="rank_one",
+        clip_threshold=1.0,
         epsilon=1e-8,
         epsilon_placement="axis",
         statistic="sum",
@@ -146,16 +171,36 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         self.epsilon = epsilon
         self.epsilon_placement = epsilon_placement
         self.statistic = statistic
-        self.tensor_dims = dict(tensor_dims) if tensor_dims else None
+        self.tensor_dims = tensor_dims or None
         self.momentum_dtype = momentum_dtype
         self.skip_nonfinite = skip_nonfinite
         self.jit_compile = jit_compile
 
     @classmethod
-    def for_budget(cls, variables, budget_bytes, gradients=None, **kwargs):
-        """An optimizer whose statistics fit a number of bytes.
+    def algorithm_1(cls, learning_rate, level=2, **kwargs):
+        """Returns the paper's form: a geometric mean of sums that never decay.
 
-        Chooses dims per variable and axis; an axis may also be dropped: one
+        Source: arXiv 1902.04620, Algorithm 1. The best rate depends on the level:
+        tune it.
+
+        Args:
+            learning_rate, level: as of the constructor.
+            **kwargs: more arguments of the constructor. `statistic="mean"` makes
+                rates carry over between levels; `epsilon_placement="product"` adds
+                epsilon where the paper adds it.
+        """
+        form = {
+            "beta_2": None,
+            "preconditioner": "geometric_mean",
+            "clip_threshold": None,
+        }
+        return cls(learning_rate, level, **form | kwargs)
+
+    @classmethod
+    def for_budget(cls, variables, budget_bytes, gradients=None, **kwargs):
+        """Returns an optimizer whose statistics fit a number of bytes.
+
+        Dims are chosen per variable and axis; an axis may also be dropped: one
         scalar for all of it. See `planner.py` for the rule.
 
         Args:
@@ -169,48 +214,146 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         Raises:
             ValueError: the budget is less than one scalar per variable.
         """
-        named = [(_path(v), tuple(v.shape)) for v in variables]
+        named = [(path_of(v), tuple(v.shape)) for v in variables]
         return cls(tensor_dims=plan(named, budget_bytes, gradients), **kwargs)
 
     def tensor_indices(self, variables):
-        """Tensor indices for a list of (path, shape): see `tensor_index.py`."""
+        """Returns tensor indices for a list of (path, shape): see `tensor_index.py`."""
         return resolve(variables, self.level, self.tensor_dims)
 
     def build(self, variables):
         """Creates one vector per dim of each variable's tensor index."""
         if self.built:
             return
+        for variable in variables:
+            check_dtype(variable)
+        indices = self.tensor_indices([(path_of(v), tuple(v.shape)) for v in variables])
         super().build(variables)
-        self._slots = Slots(self, [_path(v) for v in variables], variables)
-        self._forget_programs()
+        self._slots = Slots(
+            self.add_variable,
+            unique_paths(variables),
+            variables,
+            indices,
+            self._settings(),
+            self.momentum_dtype,
+        )
+        # Compiled programs. Not a tracked attribute: they are no part of a checkpoint.
+        object.__setattr__(self, "_programs", {})
+
+    def _settings(self):
+        """Returns the numbers of a step as they are now."""
+        return Settings(
+            self._preconditioner,
+            self.beta_1,
+            self.beta_2,
+            self.skip_nonfinite,
+            self.clipnorm,
+            self.global_clipnorm,
+            self.weight_decay,
+        )
+
+    def apply(self, grads, trainable_variables=None):
+        """Updates variables by their gradients, whose shapes must be equal."""
+        variables = trainable_variables
+        if variables is None:
+            variables = self._trainable_variables
+        grads, variables = list(grads), list(variables)
+        if len(grads) == len(variables):  # Keras refuses other lists
+            grads = [check_gradient(g, v) for g, v in zip(grads, variables)]
+        super().apply(grads, trainable_variables)
 
     def update_step(self, gradient, variable, learning_rate):
-        """Takes one step of Algorithm 1 for one variable."""
-        update_all(self, [gradient], [variable], learning_rate)
+        """Takes one step for one variable by itself; its norm is not clipped."""
+        self._step([gradient], [variable], learning_rate, clips=False)
 
-    # Keras clips, then decays, then updates: three passes. Where all gradients of
-    # a step are at hand and dense, the update does all three in its own.
+    # Private names of Keras' that are used, beside `update_step`, its public hook:
+    # - `_clip_gradients`, `_apply_weight_decay`: Keras clips and decays in a pass over
+    #   all gradients and one over all variables; here both are part of the step.
+    # - `_backend_update_step`: it is given all variables of a step, not one by one.
+    # - `_get_variable_index`, `_trainable_variables`: the order of `build`.
+    # - `_use_weight_decay`: whether a variable is excluded from decay.
+    # - `_untrack_variable`: drops what `watch_diagonals` added.
 
     def _clip_gradients(self, grads):
-        self._fused = not _TENSORFLOW or not (
-            xla.distributed() or any(sparse.is_sparse(g) for g in grads)
-        )
-        if self._fused and (self.clipnorm or self.global_clipnorm):
+        by_norm = self.clipnorm or self.global_clipnorm
+        if by_norm and not self._is_distributed():
             return grads
         return super()._clip_gradients(grads)
 
     def _apply_weight_decay(self, variables):
-        if not self._fused:
-            super()._apply_weight_decay(variables)
+        pass
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        arguments = (grads, trainable_variables, learning_rate)
-        if _TENSORFLOW and xla.distributed():  # a program cannot merge replicas
-            super()._backend_update_step(*arguments)
-        elif _TENSORFLOW and self.jit_compile:
-            xla.compiled_update(self, *arguments, self._fused)
+        if self._is_distributed():  # Keras sums gradients, then calls `update_step`
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
         else:
-            update_all(self, *arguments, self._fused)
+            self._step(grads, trainable_variables, learning_rate)
+
+    def _is_distributed(self):
+        return IS_TENSORFLOW and xla.is_distributed()
+
+    def _step(self, gradients, variables, learning_rate, clips=True):
+        """Takes one step for variables, by groups, and counts it."""
+        pairs = [(g, v) for g, v in zip(gradients, variables) if 0 not in v.shape]
+        inside = IS_TENSORFLOW and xla.inside_program()
+        compiles = (
+            IS_TENSORFLOW
+            and self.jit_compile
+            and not (inside or self._is_distributed())
+        )
+        settings = self._settings()
+        if not clips:
+            settings = dataclasses.replace(
+                settings, clipnorm=None, global_clipnorm=None
+            )
+        groups, updated = [], []
+        with sums_in_blocks() if inside else contextlib.nullcontext():
+            for decays, members in self._alike(pairs, compiles):
+                positions, group_gradients, group_variables = zip(*members)
+                arguments = (
+                    settings,
+                    self._slots.of(positions),
+                    group_variables,
+                    group_gradients,
+                    decays,
+                )
+                if compiles and not is_sparse(group_gradients[0]):
+                    group = xla.CompiledGroup(*arguments, self._programs)
+                else:
+                    # Of a few rows too: XLA may copy the variable to scatter them.
+                    group = make_group(*arguments)
+                groups.append(group)
+                updated.append(positions)
+            finite = take_step(groups, settings, learning_rate)
+        self._slots.record(updated, finite)
+
+    def _alike(self, pairs, compiles):
+        """Yields (decays, [(position, gradient, variable), ...]) for each group.
+
+        Members of a group share tensor index, shape and dtype, and whether they are
+        decayed or watched.
+        """
+        groups = {}
+        for gradient, variable in pairs:
+            position = self._get_variable_index(variable)
+            decays = bool(self.weight_decay) and self._use_weight_decay(
+                self._trainable_variables[position]
+            )
+            shape = tuple(variable.shape)
+            alone = is_sparse(gradient) or (not compiles and math.prod(shape) >= _LARGE)
+            key = (
+                self._slots.indices[position],
+                shape,
+                dtype_of(variable),
+                decays,
+                position in self._slots.diagonals,
+                position if alone else None,
+            )
+            groups.setdefault(key, []).append((position, gradient, variable))
+        most = xla.AT_ONCE if compiles else len(pairs)
+        for (_, _, _, decays, *_), members in groups.items():
+            for start in range(0, len(members), most):
+                yield decays, members[start : start + most]
 
     def watch_diagonals(self, matches):
         """Keeps AdaGrad's full-size sums beside the statistics (`TraceRatio`).
@@ -221,31 +364,25 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         Returns:
             A dict of position to path of the variables watched.
         """
+        variables = self._trainable_variables
         watched = {
-            position: _path(v)
-            for position, v in enumerate(self._trainable_variables)
-            if matches(_path(v))
+            position: path
+            for position, path in enumerate(unique_paths(variables))
+            if matches(path)
         }
-        for position, path in watched.items():
-            shape = self._trainable_variables[position].shape
-            self._slots.watch(position, path, shape)
-        self._forget_programs()
+        for position in watched:
+            self._slots.watch(position, variables[position].shape)
         return watched
 
     def unwatch_diagonals(self):
-        """Drops what `watch_diagonals` added."""
+        """Drops the sums that `watch_diagonals` added."""
         for diagonal in self._slots.diagonals.values():
             self._untrack_variable(diagonal)
         self._slots.diagonals.clear()
-        self._forget_programs()
-
-    def _forget_programs(self):
-        # Not a tracked attribute: a function is no part of a checkpoint.
-        object.__setattr__(self, "_programs", {})
 
     @property
     def state_size(self):
-        """Number of state scalars: statistics, and momentum if there is any.
+        """Returns the number of scalars of statistics and momentum.
 
         Counters (`iterations`, updates taken and skipped) and the learning rate
         are not state in this sense.
@@ -260,12 +397,18 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
 
     @property
     def skipped_updates(self):
-        """Updates left out for a non-finite gradient: {variable path: count}."""
+        """Returns {path: count} of the updates left out for a non-finite gradient.
+
+        The second variable of a path P is called "P#2".
+        """
+        paths = unique_paths(self._trainable_variables)
+        if self._slots.counters is None:
+            return dict.fromkeys(paths, 0)
         skipped = keras.ops.convert_to_numpy(self._slots.counters.value)[:, 1]
-        return {_path(v): int(n) for v, n in zip(self._trainable_variables, skipped)}
+        return {path: int(n) for path, n in zip(paths, skipped)}
 
     def get_config(self):
-        """Arguments of the constructor, for `from_config`."""
+        """Returns the arguments of the constructor, for `from_config`."""
         config = super().get_config()
         config.update(
             {
@@ -284,7 +427,3 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
             }
         )
         return config
-
-
-def _path(variable):
-    return getattr(variable, "path", variable.name)

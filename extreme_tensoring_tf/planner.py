@@ -18,6 +18,7 @@ axes of a variable add up, so each can be chosen by itself. Without gradients
 nothing is known of p, and ln(1 + statistics) stands for the bracket.
 """
 
+import dataclasses
 import heapq
 import math
 import re
@@ -31,17 +32,27 @@ from extreme_tensoring_tf.tensor_index import tensor_index
 BYTES = 4  # a float32 scalar
 
 
+@dataclasses.dataclass(frozen=True)
+class Refinement:
+    """A finer fold of one axis, and the difference that it makes."""
+
+    scalars: int  # more than the next coarser one takes
+    gain: float  # more than the next coarser one has
+    dims: int | list[int]  # of the axis, as an entry of nested dims
+
+
 def plan(variables, budget_bytes, gradients=None):
-    """Rules for `ExtremeTensoring(tensor_dims=...)` that fit a budget.
+    """Returns rules for `ExtremeTensoring(tensor_dims=...)` that fit a budget.
 
     Args:
-        variables: list of (path, shape). Paths must differ.
+        variables: list of (path, shape).
         budget_bytes: bytes of float32 statistics, at most.
         gradients: None, or per variable an array of its shape, or a list of
             such arrays from several batches.
 
     Returns:
-        A dict: one rule per variable, with one entry per axis.
+        A dict of path to nested dims, one entry per axis. Where paths are equal, a
+        list of nested dims, one per variable.
 
     Raises:
         ValueError: the budget does not cover one scalar per variable, or
@@ -57,49 +68,56 @@ def plan(variables, budget_bytes, gradients=None):
         raise ValueError(
             f"{len(gradients)} gradients were given for {len(variables)} variables"
         )
+    chosen = _choose(variables, budget_bytes // BYTES - len(variables), gradients)
+    paths = [path for path, _ in variables]
+    if len(set(paths)) < len(paths):
+        return [dims or None for dims in chosen]
+    return {f"^{re.escape(p)}$": dims for p, dims in zip(paths, chosen) if dims}
+
+
+def _choose(variables, scalars, gradients):
+    """Returns nested dims for every variable: all that `scalars` more can buy."""
     chosen = [[1] * len(shape) for _, shape in variables]
-    left = budget_bytes // BYTES - len(variables)
-    heap = []
     ladders = {}
+    offers = []  # a heap: the refinement that gains most per scalar comes first
+
+    def offer(v, axis):
+        if ladders[v, axis]:
+            next_one = ladders[v, axis][0]
+            heapq.heappush(offers, (-next_one.gain / next_one.scalars, v, axis))
+
     for v, (path, shape) in enumerate(variables):
+        if 0 in shape:
+            continue
         shares = _axis_shares(path, shape, gradients[v]) if gradients else None
-        for axis in range(len(shape)):
-            entries = math.prod(shape)
+        for axis, n in enumerate(shape):
             share = shares[axis] if shares else None
-            ladders[v, axis] = _ladder(shape[axis], entries, share)
-            _push(heap, ladders, v, axis)
-    while heap:
-        _, v, axis = heapq.heappop(heap)
-        _, _, dims = ladders[v, axis].pop(0)
-        path, shape = variables[v]
-        before = chosen[v][axis]
-        size = index_from_dims(shape, tuple(chosen[v])).state_size
-        chosen[v][axis] = dims
-        extra = index_from_dims(shape, tuple(chosen[v])).state_size - size
-        if extra <= left:
-            left -= extra
-            _push(heap, ladders, v, axis)
-        else:
-            chosen[v][axis] = before
+            ladders[v, axis] = _ladder(n, math.prod(shape), share)
+            offer(v, axis)
+    while offers:
+        _, v, axis = heapq.heappop(offers)
+        shape = variables[v][1]
+        finer = list(chosen[v])
+        finer[axis] = ladders[v, axis].pop(0).dims
+        extra = _state_size(shape, finer) - _state_size(shape, chosen[v])
+        if extra > scalars:
             ladders[v, axis].clear()  # a finer one costs more
-    return {
-        f"^{re.escape(path)}$": [list(d) if isinstance(d, tuple) else d for d in dims]
-        for (path, _), dims in zip(variables, chosen)
-        if dims
-    }
+            continue
+        scalars -= extra
+        chosen[v] = finer
+        offer(v, axis)
+    return chosen
 
 
-def _push(heap, ladders, v, axis):
-    if ladders[v, axis]:
-        cost, gain, _ = ladders[v, axis][0]
-        heapq.heappush(heap, (-gain / cost, v, axis))
+def _state_size(shape, dims):
+    return index_from_dims(shape, tuple(dims)).state_size
 
 
 def _ladder(n, entries, share):
-    """Refinements of an axis, coarse to fine: [(scalars more, gain more, dims)].
+    """Returns the refinements of an axis of length n, coarse to fine.
 
     Steps that a finer one beats per scalar are left out, so that taking the best
-    next step is taking the best of all.
+    next step is taking the best of all: the upper hull of gain over scalars.
     """
     rungs = {}
     level = 1
@@ -112,26 +130,31 @@ def _ladder(n, entries, share):
             rungs[sum(dims)] = dims
         level += 1
     hull = [(0, 0.0, None)]
-    for cost, dims in sorted(rungs.items()):
-        gain = entries * _explained(n, dims, share)
-        while len(hull) > 1 and _slope(hull[-1], (cost, gain)) > _slope(
-            hull[-2], hull[-1]
-        ):
+    for scalars, dims in sorted(rungs.items()):
+        point = (scalars, entries * _explained(n, dims, share), dims)
+        while len(hull) > 1 and _slope(hull[-1], point) > _slope(hull[-2], hull[-1]):
             hull.pop()
-        if gain > hull[-1][1]:
-            hull.append((cost, gain, dims))
+        if point[1] > hull[-1][1]:
+            hull.append(point)
     return [
-        (b[0] - a[0], b[1] - a[1], b[2] if len(b[2]) > 1 else b[2][0])
-        for a, b in zip(hull, hull[1:])
+        Refinement(
+            scalars - coarser_scalars,
+            gain - coarser_gain,
+            list(dims) if len(dims) > 1 else dims[0],
+        )
+        for (coarser_scalars, coarser_gain, _), (scalars, gain, dims) in zip(
+            hull, hull[1:]
+        )
     ]
 
 
 def _slope(a, b):
+    """Returns the gain per scalar between two points (scalars, gain, dims)."""
     return (b[1] - a[1]) / (b[0] - a[0])
 
 
 def _explained(n, dims, share):
-    """ln(n) + sum_j p_j ln(q_j): nats that the statistics explain."""
+    """Returns ln(n) + sum_j p_j ln(q_j), the nats that the statistics explain."""
     if share is None:
         return math.log(1 + sum(dims))
     fold = index_from_dims((1, n), (1, dims)).cols
@@ -143,7 +166,7 @@ def _explained(n, dims, share):
 
 
 def _axis_shares(path, shape, gradients):
-    """Share of each index of each axis in the sum of squared gradients."""
+    """Returns the share of each index of each axis in the sum of squared gradients."""
     batches = gradients if isinstance(gradients, list | tuple) else [gradients]
     total = np.zeros(shape)
     for gradient in batches:

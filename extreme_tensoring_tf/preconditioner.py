@@ -291,27 +291,26 @@ class Factors:
     literal: object = None
 
     def scale(self, direction, learning_rate, multiplier=None):
-        """learning_rate * delta * direction, clipped to `clip_threshold`.
+        """Returns learning_rate * delta * direction, clipped to `clip_threshold`.
 
         Args:
             direction: matrix of shape `index.view`, or the rows `row_ids` of it.
             learning_rate: scalar tensor, of the dtype of the result.
-            multiplier: None, or a scalar that the direction stands to be
-                multiplied by.
+            multiplier: None, or a scalar; the direction is multiplied by it first.
 
         Returns:
             A matrix of the shape of `direction`.
         """
-        row, col, root = self.row, self.col, self.root
-        root = root if multiplier is None else root * multiplier
-        narrow, direction = direction, ops.cast(direction, root.dtype)
+        row, col = self.row, self.col
+        root = self.root if multiplier is None else self.root * multiplier
         if self.literal:
-            narrow = direction = direction * self.literal(row, col)
+            direction = ops.cast(direction, root.dtype) * self.literal(row, col)
             row = col = None
         rate = learning_rate * root
         if self.clip_threshold is not None:
-            rms = root * root_mean_square(narrow, row, col, self.size, root.dtype)
+            rms = root * root_mean_square(direction, row, col, self.size, root.dtype)
             rate = rate / ops.maximum(1.0, rms / self.clip_threshold)
+        direction = ops.cast(direction, root.dtype)
         # The rate goes with a short vector: no further pass over the matrix.
         direction = direction * (rate if col is None else col * rate)
         return direction if row is None else direction * ops.expand_dims(row, 1)

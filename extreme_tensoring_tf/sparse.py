@@ -5,16 +5,31 @@ import math
 import tensorflow as tf
 
 
+def is_sparse(gradient) -> bool:
+    """Returns whether a gradient is `tf.IndexedSlices`."""
+    return isinstance(gradient, tf.IndexedSlices)
+
+
+def ensure_shape(gradient, shape):
+    """Returns a dense gradient whose shape is checked when the step runs."""
+    return tf.ensure_shape(gradient, shape)
+
+
+def fits(index, shape) -> bool:
+    """Returns whether the slices of a variable are whole rows of the index's view."""
+    return len(shape) > 1 and math.prod(shape[1:]) % index.view[1] == 0
+
+
 def touched_rows(gradient, index, shape, dtype):
-    """The gradient of an embedding, without duplicates.
+    """Returns the gradient of an embedding without duplicates.
 
     Args:
         gradient: `tf.IndexedSlices` with k slices along axis 0, in any order,
-            perhaps several of one index.
+            perhaps several of one index; k may be 0, or unknown when traced.
         index: the `TensorIndex` of the variable, its view one or more rows per
             slice.
         shape: shape of the variable.
-        dtype: of the result.
+        dtype: dtype of the result.
 
     Returns:
         slice_ids: int vector (k,), the slices touched, each once. Places left
@@ -26,7 +41,7 @@ def touched_rows(gradient, index, shape, dtype):
     order = tf.argsort(gradient.indices)
     ids = tf.gather(gradient.indices, order)
     values = tf.gather(tf.cast(gradient.values, dtype), order)
-    first = tf.concat([[True], ids[1:] != ids[:-1]], axis=0)
+    first = tf.concat([tf.ones_like(ids[:1], tf.bool), ids[1:] != ids[:-1]], axis=0)
     place = tf.cumsum(tf.cast(first, tf.int32)) - 1
     count = tf.shape(ids)[0]
     slice_ids = tf.math.unsorted_segment_max(ids, place, count)
@@ -40,16 +55,12 @@ def touched_rows(gradient, index, shape, dtype):
     return slice_ids, tf.reshape(row_ids, (-1,)), matrix
 
 
-def is_sparse(gradient):
-    return isinstance(gradient, tf.IndexedSlices)
-
-
-def fits(index, shape):
-    """Whether the slices of a variable are whole rows of the index's view."""
-    return len(shape) > 1 and math.prod(shape[1:]) % index.view[1] == 0
+def dense(gradient, shape):
+    """Returns a sparse gradient as a tensor of the variable's shape."""
+    return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, shape[0])
 
 
 def slices(matrix, slice_ids, shape):
-    """Rows of the view -> `tf.IndexedSlices` to scatter into the variable."""
+    """Returns rows of the view as `tf.IndexedSlices` to scatter into the variable."""
     values = tf.reshape(matrix, (-1, *shape[1:]))
     return tf.IndexedSlices(values, slice_ids, dense_shape=shape)

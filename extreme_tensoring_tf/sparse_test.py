@@ -34,7 +34,7 @@ def test_sparse_is_dense(level, form):
         results = []
         for densify in (tf.convert_to_tensor, lambda g: g):
             variable = keras.Variable(values, dtype="float32")
-            optimizer = ExtremeTensoring(0.1, level=level, **FORMS[form])
+            optimizer = ExtremeTensoring.algorithm_1(0.1, level=level, **FORMS[form])
             for g in sparse_gradients(shape, steps=4):
                 optimizer.apply([densify(g)], [variable])
             results.append([variable, *optimizer.variables])
@@ -78,7 +78,9 @@ def test_embedding_and_dense_layers_together(jit_compile):
                 keras.layers.Dense(1),
             ]
         )
-        optimizer = ExtremeTensoring(0.3, statistic="mean", jit_compile=jit_compile)
+        optimizer = ExtremeTensoring.algorithm_1(
+            0.3, statistic="mean", jit_compile=jit_compile
+        )
         model.compile(optimizer=optimizer, loss="mse")
         return model
 

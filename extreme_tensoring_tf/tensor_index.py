@@ -7,7 +7,9 @@ memory report and the planner all call it, so they cannot disagree.
 import dataclasses
 import functools
 import math
+import numbers
 import re
+import warnings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,14 +98,15 @@ def tensor_index(shape, level) -> tuple[int, ...]:
 
 
 def check_level(level):
-    """Returns `level` if it is a positive integer or "inf", else raises."""
-    if level == "inf":
+    """Returns `level`, a positive integer or "inf", or raises a ValueError."""
+    if isinstance(level, str) and level == "inf":
         return level
-    if isinstance(level, bool) or not isinstance(level, int) or level < 1:
+    is_integer = isinstance(level, numbers.Integral) and not isinstance(level, bool)
+    if not is_integer or level < 1:
         raise ValueError(
             f'`level` must be 1, 2, 3, ... or "inf". Received: level={level!r}'
         )
-    return level
+    return int(level)
 
 
 def _check_shape(shape):
@@ -196,7 +199,7 @@ def index_from_dims(shape, dims) -> TensorIndex:
         ValueError: the dims do not fit the shape.
     """
     shape = _check_shape(shape)
-    if isinstance(dims, int | str):
+    if isinstance(dims, numbers.Integral | str):
         return index_from_level(shape, dims)
     dims = tuple(tuple(d) if isinstance(d, list) else d for d in dims)
     for d in dims:
@@ -256,51 +259,85 @@ def _group_by_axes(shape, leaves):
     return folds
 
 
+# A variable without entries has nothing to keep but, like every variable, one scalar.
+_EMPTY = TensorIndex(Fold(0, kept=False), Fold(1, kept=False), ("all",))
+
+
 def resolve(variables, level, tensor_dims=None) -> list[TensorIndex]:
-    """One index per variable: `level`, unless a rule of `tensor_dims` claims it.
+    """Returns one index per variable: of `level`, unless `tensor_dims` says otherwise.
 
     Args:
-        variables: list of (path, shape).
+        variables: list of (path, shape). Paths may be equal.
         level: 1, 2, 3, ... or "inf".
-        tensor_dims: dict of a regular expression, searched in the path, to dims
-            as `index_from_dims` takes them.
+        tensor_dims: None; a dict of a regular expression, searched in the path, to
+            dims as `index_from_dims` takes them; or a list of such dims, one per
+            variable, None for `level`.
 
     Raises:
-        ValueError: a pattern is invalid or matches nothing, two patterns claim
-            one variable, or the dims do not fit.
+        ValueError: a pattern is invalid, two patterns claim one variable, a list
+            has another length, or the dims do not fit.
+
+    Warns:
+        UserWarning: a pattern matches no variable. It may be meant for layers that
+            are frozen now.
     """
-    claims = {}
-    for pattern, dims in (tensor_dims or {}).items():
+    if isinstance(tensor_dims, list | tuple):
+        if len(tensor_dims) != len(variables):
+            raise ValueError(
+                f"`tensor_dims` is a list of {len(tensor_dims)} entries for "
+                f"{len(variables)} variables: give one entry per variable"
+            )
+        rules = [
+            (f"entry {position}", dims) for position, dims in enumerate(tensor_dims)
+        ]
+    else:
+        rules = _matching_rules(variables, tensor_dims or {})
+    return [
+        _resolve_one(path, shape, level, *rule)
+        for (path, shape), rule in zip(variables, rules, strict=True)
+    ]
+
+
+def _matching_rules(variables, tensor_dims):
+    """Returns per variable the (pattern, dims) that claim it, or (None, None)."""
+    paths = [path for path, _ in variables]
+    claims = [[] for _ in paths]
+    for pattern, dims in tensor_dims.items():
         try:
-            matched = [p for p, _ in variables if re.search(pattern, p)]
+            matched = [i for i, path in enumerate(paths) if re.search(pattern, path)]
         except re.error as error:
             raise ValueError(
                 f"`tensor_dims` pattern {pattern!r} is not a regular "
                 f"expression: {error}"
             ) from None
         if not matched:
-            raise ValueError(
-                f"`tensor_dims` pattern {pattern!r} (dims {dims}) matches no "
-                f"variable. The variables are: {[p for p, _ in variables]}"
+            warnings.warn(
+                f"`tensor_dims` pattern {pattern!r} (dims {dims}) matches no trainable "
+                f"variable. The variables are: {paths}",
+                stacklevel=2,
             )
-        for path in matched:
-            claims.setdefault(path, []).append(pattern)
-    indices = []
-    for path, shape in variables:
-        patterns = claims.get(path, [])
-        if len(patterns) > 1:
+        for i in matched:
+            claims[i].append((pattern, dims))
+    for (path, shape), rules in zip(variables, claims):
+        if len(rules) > 1:
+            patterns = [pattern for pattern, _ in rules]
             raise ValueError(
                 f"variable {path!r} of shape {tuple(shape)} is claimed by more "
                 f"than one `tensor_dims` pattern: {patterns}. Make them disjoint."
             )
-        if not patterns:
-            indices.append(index_from_level(shape, level))
-            continue
-        try:
-            indices.append(index_from_dims(shape, tensor_dims[patterns[0]]))
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"`tensor_dims` rule {patterns[0]!r}: {tensor_dims[patterns[0]]} "
-                f"does not fit variable {path!r} of shape {tuple(shape)}: {error}"
-            ) from None
-    return indices
+    return [rules[0] if rules else (None, None) for rules in claims]
+
+
+def _resolve_one(path, shape, level, rule, dims):
+    """Returns the index of one variable; errors name the variable and its rule."""
+    if 0 in shape:
+        return _EMPTY
+    if dims is None:
+        return index_from_level(shape, level)
+    try:
+        return index_from_dims(shape, dims)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"`tensor_dims` rule {rule!r}: {dims} does not fit variable {path!r} of "
+            f"shape {tuple(shape)}: {error}"
+        ) from None

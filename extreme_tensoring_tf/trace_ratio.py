@@ -72,12 +72,16 @@ class TraceRatio(keras.callbacks.Callback):
         self.model.make_train_function(force=True)
 
     def on_epoch_end(self, epoch, logs=None):
-        if logs is None:
-            return
+        if logs is not None:
+            logs.update(self.ratios())
+
+    def ratios(self) -> dict[str, float]:
+        """Returns the ratios of the steps so far, by the names that are logged."""
         ours, adagrads = zip(*(self._traces(p) for p in self._paths))
-        logs["trace_ratio"] = float(np.sqrt(sum(ours) / sum(adagrads)))
+        ratios = {"trace_ratio": float(np.sqrt(sum(ours) / sum(adagrads)))}
         for path, a, b in zip(self._paths.values(), ours, adagrads):
-            logs[f"trace_ratio/{path}"] = float(np.sqrt(a / b))
+            ratios[f"trace_ratio/{path}"] = float(np.sqrt(a / b))
+        return ratios
 
     def on_train_end(self, logs=None):
         self._optimizer.unwatch_diagonals()

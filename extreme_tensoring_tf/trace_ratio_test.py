@@ -4,7 +4,7 @@ import pytest
 
 from extreme_tensoring_tf import ExtremeTensoring
 from extreme_tensoring_tf import TraceRatio
-from extreme_tensoring_tf.naive_reference import NaiveExtremeTensoring
+from extreme_tensoring_tf.testing.naive_reference import NaiveExtremeTensoring
 
 
 def linear(optimizer):
@@ -20,7 +20,7 @@ def linear(optimizer):
 @pytest.mark.parametrize("level", [1, 2, 3, "inf"])
 def test_ratio_by_hand(level):
     epsilon = 1e-6
-    model = linear(ExtremeTensoring(0.01, level=level, epsilon=epsilon))
+    model = linear(ExtremeTensoring.algorithm_1(0.01, level=level, epsilon=epsilon))
     kernel = keras.ops.convert_to_numpy(model.trainable_variables[0])
     judge = NaiveExtremeTensoring(
         kernel, level=level, epsilon=epsilon, learning_rate=0.01
@@ -49,8 +49,16 @@ def test_ratio_by_hand(level):
     "optimizer, pattern, message",
     [
         ("adam", ".", "must be an ExtremeTensoring"),
-        (ExtremeTensoring(beta_2=0.9), ".", "Received: {'beta_2': 0.9}"),
-        (ExtremeTensoring(), "bias", "no variable's path matches 'bias'"),
+        (
+            ExtremeTensoring.algorithm_1(0.1, beta_2=0.9),
+            ".",
+            "Received: {'beta_2': 0.9}",
+        ),
+        (
+            ExtremeTensoring.algorithm_1(0.1),
+            "bias",
+            "no variable's path matches 'bias'",
+        ),
     ],
 )
 def test_wrong_use(optimizer, pattern, message):

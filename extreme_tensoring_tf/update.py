@@ -1,186 +1,236 @@
-"""One step for all variables: sums, clipping, statistics, scaling, weight decay.
+"""One step: sums, clipping, statistics, scaling, weight decay.
 
-Variables of one tensor index, shape and dtype form a group whose short vectors are
-stacked. The sums of squares of all groups come first. From them follow, at no
-further pass over a gradient, what is not finite and the norms that clipping needs;
-weight decay goes into the same write as the step.
+A step is taken by groups. A group holds variables of one tensor index, shape and
+dtype, whose short vectors are stacked, and their gradients. It is traced or run as it
+is (`Group`), holds the gathered rows of one embedding (`SparseGroup`), or calls a
+compiled program (`xla.CompiledGroup`).
+
+From the sums of squares follow, at no further pass over a gradient, whether it is
+finite and the norms that clipping needs; weight decay goes into the same write as the
+step. A group needs its own gradients alone, so that these can be freed as soon as it
+is done; only clipping by the global norm must have seen all of them before.
 """
 
-import keras
+import dataclasses
+import math
+
 from keras import ops
 
+from extreme_tensoring_tf.preconditioner import Preconditioner
 from extreme_tensoring_tf.preconditioner import squared_sums
+from extreme_tensoring_tf.slots import GroupSlots
 from extreme_tensoring_tf.slots import where
+from extreme_tensoring_tf.variables import IS_TENSORFLOW
+from extreme_tensoring_tf.variables import assign
+from extreme_tensoring_tf.variables import assign_sub
+from extreme_tensoring_tf.variables import dtype_of
+from extreme_tensoring_tf.variables import path_of
+from extreme_tensoring_tf.variables import tensor
 
-if keras.backend.backend() == "tensorflow":  # the others have no sparse gradients
+if IS_TENSORFLOW:  # the others have no sparse gradients
     from extreme_tensoring_tf import sparse
 
 
-def update_all(optimizer, gradients, variables, learning_rate, fused=False):
-    """Takes one step of Algorithm 1 for every variable.
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Numbers that a step depends on: checked arguments of `ExtremeTensoring`."""
+
+    preconditioner: Preconditioner
+    beta_1: float
+    beta_2: float | None
+    skip_nonfinite: bool
+    clipnorm: float | None
+    global_clipnorm: float | None
+    weight_decay: float | None
+
+
+def take_step(groups, settings, learning_rate):
+    """Takes one step of Algorithm 1 for the variables of all groups.
 
     Args:
-        optimizer: an `ExtremeTensoring`, built on `variables`.
-        gradients: one per variable, dense or `tf.IndexedSlices`.
-        variables: Keras variables, or backend variables of the optimizer.
+        groups: list of groups, of any kind.
+        settings: a `Settings`.
         learning_rate: scalar tensor.
-        fused: whether to clip by norm and decay weights here as well. Otherwise
-            that has been done.
-    """
-    members = alike(optimizer, gradients, variables).values()
-    groups = [Group(optimizer, *m, fused) for m in members]
-    sums = [group.squared_sums() for group in groups]
-    factors = clip_factors(optimizer, sums) if fused else [None] * len(groups)
-    finite = [
-        group.step(squares, factor, learning_rate)
-        for group, squares, factor in zip(groups, sums, factors)
-    ]
-    optimizer._slots.record([positions for positions, *_ in members], finite)
-
-
-def alike(optimizer, gradients, variables):
-    """What is to be updated together: {key: (positions, gradients, variables)}.
-
-    Variables of one key can share a compiled program.
-    """
-    groups = {}
-    for gradient, variable in zip(gradients, variables):
-        position = optimizer._get_variable_index(variable)
-        key = (
-            optimizer._slots.indices[position],
-            tuple(variable.shape),
-            keras.backend.standardize_dtype(variable.dtype),
-            # Each sparse gradient has its own number of rows.
-            position if _is_sparse(gradient) else None,
-            position in optimizer._slots.diagonals,
-            bool(optimizer.weight_decay) and optimizer._use_weight_decay(variable),
-        )
-        groups.setdefault(key, []).append((position, gradient, variable))
-    return {key: tuple(zip(*members)) for key, members in groups.items()}
-
-
-def _is_sparse(gradient):
-    return keras.backend.backend() == "tensorflow" and sparse.is_sparse(gradient)
-
-
-def clip_factors(optimizer, sums):
-    """What `clipnorm` or `global_clipnorm` multiply each gradient by.
-
-    A gradient that is not finite makes its factor nan, as in Keras: with the
-    global norm no variable is updated.
-
-    Args:
-        sums: `Group.squared_sums()` of every group.
 
     Returns:
-        One vector (k,) per group, or None where nothing is clipped.
+        Per group a vector (k,), which gradients were finite, or None if
+        `skip_nonfinite` is off.
     """
-    bound = optimizer.clipnorm or optimizer.global_clipnorm
-    if not bound:
-        return [None] * len(sums)
-    squares = [ops.sum(group[0], axis=1) for group in sums]
-    if not optimizer.clipnorm:
+    if not (settings.clipnorm or settings.global_clipnorm):
+        return [group.step(learning_rate) for group in groups]
+    sums = [group.squared_sums() for group in groups]
+    return [
+        group.step(learning_rate, own_sums, factor)
+        for group, own_sums, factor in zip(groups, sums, clip_factors(settings, sums))
+    ]
+
+
+def clip_factors(settings, sums):
+    """Returns the factors of `clipnorm` or `global_clipnorm`, (k,) for each group.
+
+    A gradient that is not finite makes its factor nan, as in Keras: with the global
+    norm no variable is updated.
+
+    Args:
+        settings: a `Settings`, with one of the two.
+        sums: `Group.squared_sums()` of every group.
+    """
+    squares = [ops.sum(of_group[0], axis=1) for of_group in sums]
+    if not settings.clipnorm:
         total = ops.sum(ops.stack([ops.sum(s) for s in squares]))
         squares = [ops.broadcast_to(total, s.shape) for s in squares]
-    norms = [ops.sqrt(s) for s in squares]
-    return [bound / ops.maximum(n, bound) + (n - n) for n in norms]
+    bound = settings.clipnorm or settings.global_clipnorm
+    factors = []
+    for norm in map(ops.sqrt, squares):
+        factor = bound / ops.maximum(norm, bound)
+        factors.append(ops.where(ops.isfinite(norm), factor, math.nan))
+    return factors
+
+
+def check_gradient(gradient, variable):
+    """Returns a gradient, or None, that has the shape of its variable.
+
+    On TensorFlow a shape that is unknown when traced is checked when the step runs.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if gradient is None:
+        return None
+    expected = tuple(variable.shape)
+    if is_sparse(gradient):  # the number of gathered rows is free
+        shape = (*expected[:1], *gradient.values.shape[1:])
+    else:
+        shape = tuple(gradient.shape)
+    fits = len(shape) == len(expected) and all(
+        n is None or n == m for n, m in zip(shape, expected)
+    )
+    if not fits:
+        raise ValueError(
+            f"the gradient of variable {path_of(variable)!r} has shape {shape}, the "
+            f"variable {expected}. A gradient must have the shape of its variable: "
+            "check custom gradients for a missing transpose or reshape"
+        )
+    if IS_TENSORFLOW and None in shape and not is_sparse(gradient):
+        return sparse.ensure_shape(gradient, expected)
+    return gradient
+
+
+def is_sparse(gradient) -> bool:
+    """Returns whether a gradient is `tf.IndexedSlices`."""
+    return IS_TENSORFLOW and sparse.is_sparse(gradient)
 
 
 class Group:
-    """k variables that are updated together, and their gradients.
+    """k variables of one tensor index that are updated together, and their gradients.
 
     Args:
-        optimizer: an `ExtremeTensoring`.
-        positions: of the variables in the optimizer.
-        gradients, variables: k each.
-        fused: as in `update_all`.
-        part: the `slots.Part` of these positions, if it is not the optimizer's own.
+        settings: a `Settings`.
+        slots: a `slots.GroupSlots`.
+        variables: k variables of one shape and dtype.
+        gradients: k dense gradients.
+        decays: whether weight decay applies to these variables.
     """
 
-    def __init__(self, optimizer, positions, gradients, variables, fused, part=None):
-        self.optimizer = optimizer
-        self.variables = variables
-        self.part = part or optimizer._slots.part(positions)
-        self.index = self.part.index
-        self.dtype = self.part.dtype
-        self.shape = tuple(variables[0].shape)
-        self.decays = (
-            fused
-            and bool(optimizer.weight_decay)
-            and optimizer._use_weight_decay(
-                optimizer._trainable_variables[positions[0]]
-            )
-        )
-        self.slice_ids = self.row_ids = None
-        if self._stays_sparse(gradients[0]):
-            self.slice_ids, self.row_ids, matrix = sparse.touched_rows(
-                gradients[0], self.index, self.shape, self.dtype
-            )
-            self.matrices = [matrix]
-        else:
-            self.matrices = [
-                ops.reshape(ops.convert_to_tensor(g), self.index.view)
-                for g in gradients
-            ]
+    row_ids = None  # a sparse gradient's rows of the view
 
-    def _stays_sparse(self, gradient):
-        """Whether only the gathered rows are touched. Momentum moves every row."""
-        return (
-            _is_sparse(gradient)
-            and self.part.diagonals[0] is None
-            and not self.optimizer.beta_1
-            and sparse.fits(self.index, self.shape)
-        )
+    def __init__(self, settings, slots, variables, gradients, decays):
+        self.settings = settings
+        self.slots = slots
+        self.variables = variables
+        self.shape = tuple(variables[0].shape)
+        self.decays = decays and bool(settings.weight_decay)
+        self.matrices = self._matrices(gradients)
+
+    def _matrices(self, gradients):
+        """Returns the gradients as matrices of the shape of the index's view."""
+        if is_sparse(gradients[0]):
+            gradients = [sparse.dense(g, self.shape) for g in gradients]
+        view = self.slots.index.view
+        return [ops.reshape(ops.convert_to_tensor(g), view) for g in gradients]
 
     def squared_sums(self):
-        return squared_sums(self.matrices, self.index, self.row_ids, self.dtype)
+        """Returns the sums of squares over slices, one array (k, dim) per dim."""
+        return squared_sums(
+            self.matrices, self.slots.index, self.row_ids, self.slots.dtype
+        )
 
-    def step(self, sums, factor, learning_rate):
-        """Updates statistics and variables. Returns which gradients were finite.
+    def step(self, learning_rate, sums=None, factor=None):
+        """Updates statistics and variables.
 
         Args:
-            sums: `squared_sums()`.
-            factor: None, or (k,), what the gradients are to be multiplied by.
             learning_rate: scalar tensor.
+            sums: `squared_sums()`, if they are known.
+            factor: None, or (k,): the gradients are multiplied by it.
+
+        Returns:
+            (k,), which gradients were finite, or None without `skip_nonfinite`.
         """
-        optimizer, part = self.optimizer, self.part
+        settings, slots = self.settings, self.slots
+        sums = self.squared_sums() if sums is None else sums
         if factor is not None:
             squared = ops.expand_dims(ops.square(factor), 1)
             sums = [s * squared for s in sums]
         finite = None
-        if optimizer.skip_nonfinite:
+        if settings.skip_nonfinite:
             finite = ops.isfinite(ops.sum(sums[0], axis=1))
-        t = part.updates()
-        sums = part.accumulate(sums, finite, t)
-        factors = optimizer._preconditioner.factors(sums, self.index, self.row_ids)
-        rate = ops.cast(learning_rate, self.dtype)
-        for i, direction in enumerate(self.matrices):
-            ok = None if finite is None else finite[i]
+        t = slots.updates()
+        statistics = slots.accumulate(sums, settings.beta_2, finite, t)
+        factors = settings.preconditioner.factors(statistics, slots.index, self.row_ids)
+        rate = ops.cast(learning_rate, slots.dtype)
+        for i, gradient in enumerate(self.matrices):
+            is_finite = None if finite is None else finite[i]
             multiplier = None if factor is None else factor[i]
-            if optimizer.beta_1 or part.diagonals[i] is not None:
-                direction = ops.cast(direction, self.dtype)
+            if settings.beta_1 or slots.diagonals[i] is not None:
+                gradient = ops.cast(gradient, slots.dtype)
                 if multiplier is not None:
-                    direction, multiplier = direction * multiplier, None
-                part.accumulate_diagonal(i, direction, ok)
-            if optimizer.beta_1:
-                direction = part.average_gradients(i, direction, ok, t[i])
-            step = factors[i].scale(direction, rate, multiplier)
-            self._subtract(self.variables[i], step, ok, rate)
+                    gradient, multiplier = gradient * multiplier, None
+                slots.accumulate_diagonal(i, gradient, is_finite)
+            if settings.beta_1:
+                gradient = slots.average_gradients(
+                    i, gradient, settings.beta_1, is_finite, t[i]
+                )
+            step = factors[i].scale(gradient, rate, multiplier)
+            self._subtract(self.variables[i], step, rate, is_finite)
         return finite
 
-    def _subtract(self, variable, step, ok, rate):
-        optimizer = self.optimizer
-        if self.slice_ids is not None:
-            step = sparse.slices(where(ok, step, 0.0), self.slice_ids, self.shape)
-            optimizer.assign_sub(variable, step)
-            return
+    def _subtract(self, variable, step, rate, is_finite):
+        """Writes the step, and weight decay with it, into a variable."""
+        dtype = self.slots.dtype
         step = ops.reshape(step, self.shape)
         if self.decays:
-            value = ops.cast(ops.convert_to_tensor(variable), self.dtype)
-            step = step + value * (optimizer.weight_decay * rate)
-        step = where(ok, step, 0.0)
-        if keras.backend.standardize_dtype(variable.dtype) == self.dtype:
-            optimizer.assign_sub(variable, step)
+            value = ops.cast(tensor(variable), dtype)
+            step = step + value * (self.settings.weight_decay * rate)
+        step = where(is_finite, step, 0.0)
+        if dtype_of(variable) == dtype:
+            assign_sub(variable, step)
         else:  # subtract before rounding to the variable's shorter dtype
-            value = ops.cast(ops.convert_to_tensor(variable), self.dtype) - step
-            optimizer.assign(variable, ops.cast(value, variable.dtype))
+            assign(variable, ops.cast(tensor(variable), dtype) - step)
+
+
+class SparseGroup(Group):
+    """The rows of one variable that a sparse gradient touches.
+
+    The other rows have a gradient of zero: statistics see it, and nothing moves.
+    """
+
+    def _matrices(self, gradients):
+        self.slice_ids, self.row_ids, matrix = sparse.touched_rows(
+            gradients[0], self.slots.index, self.shape, self.slots.dtype
+        )
+        return [matrix]
+
+    def _subtract(self, variable, step, rate, is_finite):
+        step = where(is_finite, step, 0.0)
+        assign_sub(variable, sparse.slices(step, self.slice_ids, self.shape))
+
+
+def make_group(settings, slots: GroupSlots, variables, gradients, decays) -> Group:
+    """Returns a `SparseGroup` where some rows alone must be touched, else a `Group`."""
+    (first, *_), (variable, *_) = gradients, variables
+    if is_sparse(first):
+        decays_rows = decays and bool(settings.weight_decay)
+        every_row = decays_rows or settings.beta_1 or slots.diagonals[0] is not None
+        if not every_row and sparse.fits(slots.index, tuple(variable.shape)):
+            return SparseGroup(settings, slots, variables, gradients, decays)
+    return Group(settings, slots, variables, gradients, decays)

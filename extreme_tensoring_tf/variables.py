@@ -1,0 +1,89 @@
+"""Reading and writing variables, which are Keras' own or the backend's.
+
+The step is told once, in `update.py`, and runs in three ways: eagerly, as a part of
+somebody's program, and as a program of its own, whose arguments are the backend's
+variables. The functions here make these look alike.
+"""
+
+import keras
+from keras import ops
+
+IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
+
+
+def raw(variable):
+    """Returns the TensorFlow variable inside a Keras variable.
+
+    Other backends have no variables of their own: there the Keras variable itself is
+    returned, which a stateless scope can follow.
+    """
+    if IS_TENSORFLOW and isinstance(variable, keras.Variable):
+        return variable.value
+    return variable
+
+
+def tensor(variable):
+    """Returns the value of a variable as a tensor."""
+    return ops.convert_to_tensor(variable)
+
+
+def dtype_of(variable) -> str:
+    """Returns the name of a variable's or a tensor's dtype."""
+    return keras.backend.standardize_dtype(variable.dtype)
+
+
+def path_of(variable) -> str:
+    """Returns the path of a Keras variable, the name of a TensorFlow variable."""
+    return getattr(variable, "path", variable.name)
+
+
+def check_dtype(variable):
+    """Refuses a variable whose entries are not real floating-point numbers.
+
+    Raises:
+        ValueError: it names the variable and its dtype.
+    """
+    dtype = dtype_of(variable)
+    if not keras.backend.is_float_dtype(dtype):
+        raise ValueError(
+            f"variable {path_of(variable)!r} has dtype {dtype}: ExtremeTensoring "
+            "updates variables of real floating-point numbers. Make it "
+            "`trainable=False`, or split a complex variable into two real ones"
+        )
+
+
+def unique_paths(variables) -> list[str]:
+    """Returns one name per variable; the second of a path P is called "P#2".
+
+    Two models on one optimizer, or unnamed TensorFlow variables, share paths.
+    """
+    seen: dict[str, int] = {}
+    names = []
+    for path in map(path_of, variables):
+        seen[path] = seen.get(path, 0) + 1
+        names.append(path if seen[path] == 1 else f"{path}#{seen[path]}")
+    return names
+
+
+def assign(variable, value):
+    """Writes a tensor into a variable, in the dtype of the variable."""
+    raw(variable).assign(ops.cast(value, variable.dtype))
+
+
+def assign_sub(variable, step):
+    """Subtracts a tensor from a variable, in place where the backend can.
+
+    Args:
+        variable: a variable.
+        step: a tensor of the variable's shape and dtype. On TensorFlow it may be
+            `tf.IndexedSlices`: then the other rows are not touched.
+    """
+    if not IS_TENSORFLOW:
+        variable.assign(tensor(variable) - step)
+        return
+    import tensorflow as tf
+
+    if isinstance(step, tf.IndexedSlices):
+        raw(variable).scatter_sub(step)
+    else:
+        raw(variable).assign_sub(step)
