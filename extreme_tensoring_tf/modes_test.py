@@ -60,7 +60,7 @@ def cells():
         yield pytest.param(level, dtype, mode, form, marks=marks)
 
 
-@pytest.mark.parametrize("level, dtype, mode, form", cells())
+@pytest.mark.parametrize("level, dtype, mode, form", list(cells()))
 def test_every_way_to_step(level, dtype, mode, form):
     if dtype == "float64" and BACKEND == "jax":
         pytest.skip("JAX has no float64 by default")

@@ -355,5 +355,4 @@ def test_custom_loop_with_changing_rate():
         ops.convert_to_numpy(variable), judge.x, rtol=1e-5, atol=1e-6
     )
     if keras.backend.backend() == "tensorflow":
-        (program,) = optimizer._programs.values()
-        assert program.step.experimental_get_tracing_count() == 1
+        assert len(optimizer._programs) == 1

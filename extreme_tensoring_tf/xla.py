@@ -31,36 +31,8 @@ def is_distributed() -> bool:
     return tf.distribute.has_strategy()
 
 
-class Program:
-    """A group's two functions, compiled: its sums, and its step.
-
-    Args:
-        settings: an `update.Settings`.
-        index: a `tensor_index.TensorIndex`.
-        decays: whether weight decay applies.
-    """
-
-    def __init__(self, settings, index, decays):
-        @tf.function(jit_compile=True, autograph=False)
-        def squared_sums(variables, gradients, arrays):
-            with sums_in_blocks():
-                slots = GroupSlots(index, *arrays)
-                group = Group(settings, slots, variables, gradients, decays)
-                return group.squared_sums()
-
-        @tf.function(jit_compile=True, autograph=False)
-        def step(variables, gradients, arrays, learning_rate, sums, factor):
-            with sums_in_blocks():
-                slots = GroupSlots(index, *arrays)
-                group = Group(settings, slots, variables, gradients, decays)
-                return group.step(learning_rate, sums, factor)
-
-        self.squared_sums = squared_sums
-        self.step = step
-
-
 class CompiledGroup:
-    """An `update.Group` whose work is done by a program.
+    """An `update.Group` whose work is done by programs.
 
     Args:
         settings, slots, variables, gradients, decays: as of `update.Group`.
@@ -73,23 +45,44 @@ class CompiledGroup:
             [tf.convert_to_tensor(g) for g in gradients],
             slots.arrays,
         )
-        key = (
-            settings,
-            slots.index,
-            decays,
+        self._fixed = settings, slots.index, decays
+        self._key = (
+            *self._fixed,
             tuple(variables[0].shape),
             dtype_of(variables[0]),
             len(variables),
+            slots.diagonals[0] is None,
         )
-        if key not in programs:
-            programs[key] = Program(settings, slots.index, decays)
-        self._program = programs[key]
+        self._programs = programs
 
     def squared_sums(self):
         """Returns the sums of squares over slices, one array (k, dim) per dim."""
-        return self._program.squared_sums(*self._arguments)
+        return self._run(Group.squared_sums)
 
     def step(self, learning_rate, sums=None, factor=None):
         """Updates statistics and variables; see `update.Group.step`."""
         rate = tf.convert_to_tensor(learning_rate)
-        return self._program.step(*self._arguments, rate, sums, factor)
+        return self._run(Group.step, rate, sums, factor)
+
+    def _run(self, method, *more):
+        """Calls the program of a method, which is made at the first call."""
+        key = method.__name__, *self._key
+        if key not in self._programs:
+            program = _program(method, *self._fixed)
+            # One trace each. A `tf.function` would look for others at every call, and
+            # warn of many.
+            self._programs[key] = program.get_concrete_function(*self._arguments, *more)
+        return self._programs[key](*self._arguments, *more)
+
+
+def _program(method, settings, index, decays):
+    """Returns a method of `Group` as a compiled function of variables and tensors."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def run(variables, gradients, arrays, *more):
+        with sums_in_blocks():
+            slots = GroupSlots(index, *arrays)
+            group = Group(settings, slots, variables, gradients, decays)
+            return method(group, *more)
+
+    return run
