@@ -18,9 +18,6 @@ OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
     "default": ExtremeTensoring,
     "algorithm_1": ExtremeTensoring.algorithm_1,
-    "et3_mean": lambda rate, **k: ExtremeTensoring.algorithm_1(
-        rate, level=3, statistic="mean", **k
-    ),
     "momentum": lambda *a, **k: ExtremeTensoring(
         *a, beta_1=0.9, beta_2=0.99, momentum_dtype="bfloat16", **k
     ),

@@ -49,8 +49,9 @@ def gradients(steps=3):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("clipping", CLIPPINGS)
 def test_equals_keras_own_passes(clipping, form):
-    _, expected = run(KerasPasses, gradients(), **clipping, **form)
-    _, values = run(ExtremeTensoring, gradients(), **clipping, **form)
+    compiled = {"jit_compile": form == FORMS[2]}
+    _, expected = run(KerasPasses, gradients(), **clipping, **form, jit_compile=False)
+    _, values = run(ExtremeTensoring, gradients(), **clipping, **form, **compiled)
     for value, target in zip(values, expected):
         np.testing.assert_allclose(value, target, rtol=2e-6, atol=2e-6)
 
