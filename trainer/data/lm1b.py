@@ -31,7 +31,7 @@ def folder(tmp_dir, source="auto"):
     if source == "tfds":
         return _from_tfds(tmp_dir)
     if not tmp_dir.is_dir():
-        raise UsageError(f"--tmp_dir={tmp_dir} is not a folder")
+        raise UsageError(f"tmp_dir={tmp_dir} is not a folder")
     found = tmp_dir if tmp_dir.name == FOLDER else tmp_dir / FOLDER
     archive = tmp_dir / f"{FOLDER}.tar.gz"
     if source != "archive" and found.is_dir():

@@ -26,17 +26,15 @@ class TextLines:
     def splits(self, tmp_dir, source="auto"):
         """{split: sorted text files}. `tmp_dir` holds train.txt, dev.txt, test.txt."""
         if source not in ("auto", "folder"):
-            raise UsageError(
-                f"{self.name} is read from a folder, not --source={source}"
-            )
+            raise UsageError(f"{self.name} is read from a folder, not source={source}")
         folder = pathlib.Path(tmp_dir)
         if not folder.is_dir():
-            raise UsageError(f"--tmp_dir={tmp_dir} is not a folder")
+            raise UsageError(f"tmp_dir={tmp_dir} is not a folder")
         found = {s: [folder / f"{s}.txt"] for s in SPLITS}
         for split in ("train", "dev"):
             if not found[split][0].is_file():
                 raise UsageError(
-                    f"{found[split][0]} is missing: --tmp_dir must hold train.txt and "
+                    f"{found[split][0]} is missing: tmp_dir must hold train.txt and "
                     "dev.txt, one sentence a line, and may hold test.txt"
                 )
         return {s: files for s, files in found.items() if files[0].is_file()}
@@ -54,16 +52,6 @@ class Lm1b(TextLines):
         """{split: sorted text files}, from what `lm1b.folder` finds."""
         folder = lm1b.folder(tmp_dir, source)
         return {split: lm1b.files(folder, split) for split in SPLITS}
-
-
-def sentences(files):
-    """Yields the lines of text files, stripped, blank lines left out."""
-    for path in files:
-        with open(path, encoding="utf-8") as lines:
-            try:
-                yield from filter(None, map(str.strip, lines))
-            except UnicodeDecodeError as error:
-                raise UsageError(f"{path} is not UTF-8 text: {error}") from None
 
 
 for _text, _class in (("languagemodel_lm1b", Lm1b), ("text_lines", TextLines)):
