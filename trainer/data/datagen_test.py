@@ -112,9 +112,15 @@ def test_every_source_gives_the_same_bytes(
     assert not list(tmp_path.glob("*progress*"))
 
 
-def test_a_damaged_archive(archive, tmp_path):
-    whole = (archive / f"{FOLDER}.tar.gz").read_bytes()
-    (tmp_path / f"{FOLDER}.tar.gz").write_bytes(whole[: len(whole) // 2])
+@pytest.mark.parametrize("damage", ["truncated", "changed"])
+def test_a_damaged_archive(archive, tmp_path, damage):
+    whole = bytearray((archive / f"{FOLDER}.tar.gz").read_bytes())
+    middle = len(whole) // 2
+    if damage == "truncated":
+        whole = whole[:middle]
+    else:
+        whole[middle : middle + 9] = bytes(9)
+    (tmp_path / f"{FOLDER}.tar.gz").write_bytes(whole)
     with pytest.raises(UsageError, match="cannot be unpacked"):
         datagen.generate(registry.problems.get(PROBLEM), tmp_path, tmp_path / "data")
     assert [p.name for p in tmp_path.iterdir()] == [f"{FOLDER}.tar.gz"]
@@ -238,7 +244,7 @@ def test_every_end_of_a_line_ends_a_sentence(tmp_path):
     "prepare, message",
     [
         (lambda root: None, "is not a folder"),
-        (lambda root: root.mkdir(), "holds no .*--source=tfds downloads it"),
+        (lambda root: root.mkdir(), "holds no .*source=tfds downloads it"),
         (lambda root: write_text(root, train="\n \n"), "the train text is empty"),
         (lambda root: write_text(root, "a b .\n", dev=""), "the dev text is empty"),
     ],

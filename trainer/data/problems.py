@@ -1,7 +1,7 @@
 """Problems: where the text is, and how large the vocabulary and rows are.
 
-A problem yields the sentences of its splits. "train" and "dev" it must have; "test"
-it may have.
+A problem names the text files of its splits. It must have "train" and "dev", and may
+have "test".
 """
 
 import dataclasses
@@ -16,15 +16,25 @@ SPLITS = ("train", "dev", "test")
 
 @dataclasses.dataclass(frozen=True)
 class TextLines:
-    """Sentences, one a line."""
+    """A problem whose text is files of sentences, one a line."""
 
     name: str
     vocab_size: int
     packed: bool  # many sentences a row; else one a row, in rows of few lengths
     max_length: int = 256
 
-    def splits(self, tmp_dir, source="auto"):
-        """{split: sorted text files}. `tmp_dir` holds train.txt, dev.txt, test.txt."""
+    def splits(
+        self, tmp_dir: str | pathlib.Path, source: str = "auto"
+    ) -> dict[str, list[pathlib.Path]]:
+        """Returns {split: text files} of the files train.txt, dev.txt and test.txt.
+
+        Args:
+            tmp_dir: folder of the files.
+            source: "folder" or "auto", which is the same here.
+
+        Raises:
+            UsageError: train.txt or dev.txt is missing.
+        """
         if source not in ("auto", "folder"):
             raise UsageError(f"{self.name} is read from a folder, not source={source}")
         folder = pathlib.Path(tmp_dir)
@@ -48,8 +58,10 @@ class Lm1b(TextLines):
     all of the held-out files.
     """
 
-    def splits(self, tmp_dir, source="auto"):
-        """{split: sorted text files}, from what `lm1b.folder` finds."""
+    def splits(
+        self, tmp_dir: str | pathlib.Path, source: str = "auto"
+    ) -> dict[str, list[pathlib.Path]]:
+        """Returns {split: sorted text files} of the folder that `lm1b.folder` finds."""
         folder = lm1b.folder(tmp_dir, source)
         return {split: lm1b.files(folder, split) for split in SPLITS}
 

@@ -43,9 +43,15 @@ class Staging:
             self._put_in_place()
         if self._read_progress():
             return
-        if self._folder.is_dir():
-            shutil.rmtree(self._folder)
-        self._folder.mkdir(parents=True)
+        try:
+            if self._folder.is_dir():
+                shutil.rmtree(self._folder)
+            self._folder.mkdir(parents=True)
+        except OSError as error:
+            data_dir = self._folder.parent
+            raise UsageError(
+                f"data_dir={data_dir} cannot be written to: {error.strerror}"
+            ) from None
         self._write_progress()
 
     def is_whole(self) -> bool:

@@ -103,7 +103,6 @@ def _train(lines, vocab_size):
         remove_extra_whitespaces=False,
         byte_fallback=True,
         character_coverage=_COVERAGE,
-        max_sentence_length=MAX_BYTES,
         pad_id=PAD_ID,
         eos_id=EOS_ID,
         unk_id=2,
