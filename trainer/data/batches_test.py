@@ -129,6 +129,29 @@ def test_damaged_rows(data_dir, tmp_path, damage):
         next(batches.training_batches([bucket], len(bucket) * 32, seed=0))
 
 
+def test_the_error_of_a_damaged_row_takes_the_place_of_the_library_s(
+    data_dir, tmp_path
+):
+    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+    flip(dataset.Paths(tmp_path, PROBLEM).rows("train", 32), 100)
+    description = dataset.load_description(tmp_path, PROBLEM)
+    (bucket,) = batches.buckets(tmp_path, description, "train")
+
+    def fit():
+        try:
+            next(batches.training_batches([bucket], len(bucket) * 32, seed=0))
+        except UsageError:
+            raise RuntimeError("of TensorFlow") from None
+
+    with pytest.raises(UsageError, match="is damaged: run et-datagen again"):
+        with batches.damage_named([bucket]):
+            fit()
+    (sound,) = batches.buckets(tmp_path, description, "dev")
+    with pytest.raises(RuntimeError, match="of TensorFlow"):
+        with batches.damage_named([sound]):
+            fit()
+
+
 def test_missing_rows(data_dir, tmp_path):
     description = dataset.load_description(data_dir, PROBLEM)
     with pytest.raises(UsageError, match="-32.array_record is missing: run et-datag"):

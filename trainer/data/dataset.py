@@ -141,13 +141,14 @@ def load_description(data_dir: str | pathlib.Path, problem: str) -> Description:
     return read_description(path)
 
 
-def read_description(path: pathlib.Path) -> Description:
+def read_description(
+    path: pathlib.Path, remedy: str = "run et-datagen again"
+) -> Description:
     """Reads a description that `write_description` wrote.
 
     Raises:
-        UsageError: the file is damaged.
+        UsageError: the file is damaged; the message ends with `remedy`.
     """
-    remedy = "run et-datagen again"
     fields = read_json(path, remedy)
     try:
         splits = {name: split_of(value) for name, value in fields["splits"].items()}

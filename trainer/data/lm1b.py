@@ -64,6 +64,8 @@ def _unpack(archive, target):
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(partial, filter="data")
+            while tar.fileobj.read(1 << 20):  # to the end, where the checksum is
+                pass
         if not (partial / FOLDER).is_dir():
             raise UsageError(f"{archive} does not hold the folder {FOLDER}")
         (partial / FOLDER).replace(target)
