@@ -74,7 +74,7 @@ def test_unpacked_rows_hold_the_same_sentences(data_dir, unpacked):
             _, ids = bucket[i]
             real = ids[ids != 0]
             assert len(ids) == bucket.length
-            assert np.sum(real == 1) == (real[-1] == 1)  # one sentence, or a piece
+            assert np.sum(real == 1) == (real[-1] == 1)  # one, or a segment
 
 
 def test_unpacked_batches_are_of_one_length_and_few_tokens(unpacked):

@@ -47,7 +47,7 @@ def test_rows_hold_exactly_the_text(data_dir):
                 decoded.append(processor.decode(sentence[:-1]))
                 sentence = []
         assert not sentence or len(sentence) == description.max_length
-    # Sentences of more than 32 tokens come in pieces; the others are whole.
+    # Sentences of more than 32 tokens come in segments; the others are whole.
     assert set(decoded) - set(sentences_of(text)) == set(decoded) - set(
         s for s in sentences_of(text) if len(processor.encode(s)) < 32
     )
