@@ -34,18 +34,18 @@ def require_positive(*holders):
 
 @contextlib.contextmanager
 def lines(flag, path):
-    """The lines of a text file, or of standard input where the path is "-"."""
-    try:
-        # A file that cannot be read is found before a model is loaded.
-        opened = contextlib.nullcontext(sys.stdin.buffer)
+    """Gives the lines of a text file, or of standard input where the path is "-"."""
+    from trainer.data import text
+
+    name = f"--{flag}={path}"
+    with contextlib.ExitStack() as stack:
+        file = sys.stdin.buffer
         if path != "-":
-            opened = open(path, "rb")
-        with opened as file:
-            yield (line.decode("utf-8").rstrip("\r\n") for line in file)
-    except OSError as error:
-        raise UsageError(f"--{flag}={path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--{flag}={path} is not UTF-8 text: {error}") from None
+            try:  # before a model is loaded
+                file = stack.enter_context(open(path, "rb"))
+            except OSError as error:
+                raise UsageError(f"{name} cannot be read: {error.strerror}") from None
+        yield text.lines(file, name)
 
 
 def entry_point(main, usage, module):

@@ -4,7 +4,8 @@ r"""et-datagen: text -> SentencePiece model and rows of token ids.
         --tmp_dir=FOLDER_OF_THE_UNPACKED_ARCHIVE --data_dir=data
 """
 
-import os
+import sys
+import time
 
 from absl import flags
 
@@ -26,35 +27,23 @@ _SOURCE = flags.DEFINE_enum(
     "lm1b: the unpacked folder, the .tar.gz, or a download by TFDS. auto: the first "
     "of folder and archive that --tmp_dir holds.",
 )
-_PROCESSES = flags.DEFINE_integer(
-    "num_processes", os.cpu_count(), "Processes that encode sentences."
-)
 _LM1B_SENTENCES = 30_301_028
 
 
 def main(argv):
     cli.no_arguments(argv)
     cli.require(_PROBLEM, _DATA_DIR, _TMP_DIR)
-    cli.require_positive(_PROCESSES)
     from trainer import registry
     from trainer.data import datagen
 
-    bars = {}
-
-    def bar(split, sentences):
-        import tqdm
-
-        bars[split] = tqdm.tqdm(sentences, desc=split, unit=" sentences")
-        return bars[split]
-
+    seconds = {}
     description = datagen.generate(
         registry.problems.get(_PROBLEM.value),
         _TMP_DIR.value,
         _DATA_DIR.value,
         _MAX_LENGTH.value,
         _SOURCE.value,
-        _PROCESSES.value,
-        bar,
+        bar=lambda split, sentences: timed(split, sentences, seconds),
     )
     lengths = ", ".join(map(str, description.splits["train"].rows))
     print(
@@ -67,13 +56,31 @@ def main(argv):
             f"{split.tokens:>13,} tokens {split.row_count:>9,} rows, "
             f"{description.efficiency(name):.1%} full"
         )
-    if "train" in bars:
-        elapsed = bars["train"].format_dict["elapsed"]
-        rate = bars["train"].n / elapsed
+    if "train" in seconds:  # not where an interrupted run had made that split
+        rate = description.splits["train"].sentences / seconds["train"]
         print(
-            f"{rate:,.0f} sentences/s with {_PROCESSES.value} processes: all of lm1b "
-            f"takes {_LM1B_SENTENCES / rate / 60:,.0f} minutes at that speed"
+            f"{rate:,.0f} sentences/s: all of lm1b takes "
+            f"{_LM1B_SENTENCES / rate / 60:,.0f} minutes at that speed"
         )
+
+
+def timed(split, sentences, seconds):
+    """Yields the sentences of a split under a progress bar; notes how long it took."""
+    import tqdm
+
+    start = time.perf_counter()
+    yield from tqdm.tqdm(sentences, desc=split, unit=" sentences", **tqdm_settings())
+    seconds[split] = time.perf_counter() - start
+
+
+def tqdm_settings():
+    """On a terminal a bar; elsewhere, as in a log file, a plain line a minute."""
+    if sys.stderr.isatty():
+        return {}
+    return {
+        "mininterval": 60,
+        "bar_format": "{desc}: {n_fmt}{unit} in {elapsed}, {rate_fmt}\n",
+    }
 
 
 run = cli.entry_point(main, __doc__, __name__)

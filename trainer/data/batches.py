@@ -1,53 +1,115 @@
 """Batches of rows: shuffled without end for training, all once for evaluation."""
 
+import contextlib
+import pathlib
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+
 import numpy as np
 
 from trainer.data.dataset import HEADER
+from trainer.data.dataset import Description
 from trainer.data.dataset import Paths
 from trainer.data.dataset import decode_row
 from trainer.errors import UsageError
 
 
-def buckets(data_dir, description, split):
-    """The rows of a split, a `Bucket` for each length, shortest first."""
+class Bucket:
+    """Random access to the rows of one length, for Grain.
+
+    Args:
+        path: the ArrayRecord file.
+        length: tokens of a row.
+        rows: the number of rows that the file must hold.
+
+    Raises:
+        UsageError: the file is missing or damaged; also where a row is read.
+    """
+
+    def __init__(self, path: pathlib.Path, length: int, rows: int):
+        from array_record.python import array_record_data_source
+
+        if not path.is_file():
+            raise UsageError(f"{path} is missing: run et-datagen again")
+        self.length = length
+        self.damage = None  # the error, once a row could not be read
+        self._path = path
+        try:
+            self._source = array_record_data_source.ArrayRecordDataSource(str(path))
+            found = len(self._source)
+        except (RuntimeError, ValueError):
+            found = None
+        if found != rows:
+            raise self._damaged()
+
+    def _damaged(self):
+        self.damage = UsageError(f"{self._path} is damaged: run et-datagen again")
+        return self.damage
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index):
+        try:
+            header, ids = decode_row(self._source[index])
+        except (RuntimeError, ValueError):
+            raise self._damaged() from None
+        if len(ids) != self.length:
+            raise self._damaged()
+        return header, ids
+
+
+@contextlib.contextmanager
+def damage_named(buckets: Iterable[Bucket]) -> Iterator[None]:
+    """Ends a failed block with the error of a damaged row, if there was one.
+
+    TensorFlow makes an error of its own, of many lines, of all that a generator
+    raises inside of `fit`.
+    """
+    try:
+        yield
+    except Exception:
+        for bucket in buckets:
+            if bucket.damage:
+                raise bucket.damage from None
+        raise
+
+
+def buckets(
+    data_dir: str | pathlib.Path, description: Description, split: str
+) -> list[Bucket]:
+    """Returns the rows of a split, a `Bucket` for each length, shortest first.
+
+    Raises:
+        UsageError: the data set has no such split, or a file is missing or damaged.
+    """
     if split not in description.splits:
         raise UsageError(
             f"{data_dir} holds no {split} split of {description.problem}, only "
             f"{', '.join(description.splits)}"
         )
     paths = Paths(data_dir, description.problem)
-    lengths = sorted(description.splits[split].rows)
-    return [Bucket(paths.rows(split, length), length) for length in lengths]
+    return [
+        Bucket(paths.rows(split, length), length, rows)
+        for length, rows in sorted(description.splits[split].rows.items())
+    ]
 
 
-class Bucket:
-    """Random access to the rows of one length, for Grain."""
-
-    def __init__(self, path, length):
-        from array_record.python import array_record_data_source
-
-        if not path.is_file():
-            raise UsageError(f"{path} is missing: run et-datagen again")
-        self._source = array_record_data_source.ArrayRecordDataSource(str(path))
-        self.length = length
-
-    def __len__(self):
-        return len(self._source)
-
-    def __getitem__(self, index):
-        return decode_row(self._source[index])
-
-
-def training_batches(buckets, tokens, seed, start_step=0):
-    """Endless batches of shuffled rows for `model.fit`, from `start_step` on.
+def training_batches(
+    buckets: Sequence[Bucket], tokens: int, seed: int, start_step: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields endless batches of shuffled rows for `model.fit`, from `start_step` on.
 
     The batch of a step depends on (seed, step) alone: every epoch has its own
     permutation, and a start in the middle costs nothing. Rows of a batch are of one
     length; the lengths take turns, each as often as it has batches.
 
     Args:
-        buckets: what `buckets` gives.
+        buckets: the rows of a split, from the function `buckets`.
         tokens: of a batch, at most: `tokens` // length rows.
+        seed: of the shuffling.
+        start_step: the first step that a batch is needed for.
 
     Yields:
         (rows, rows): int32 ids (B, T) as input and as labels.
@@ -70,24 +132,29 @@ def training_batches(buckets, tokens, seed, start_step=0):
         yield batch, batch
 
 
-def evaluation_batches(buckets, tokens, max_batches=None):
-    """All rows once, the last batch of a length filled up with empty rows.
+def evaluation_batches(
+    buckets: Sequence[Bucket], tokens: int, max_batches: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields all rows once, the last batch of a length filled up with empty rows.
 
     Args:
-        buckets: what `buckets` gives.
+        buckets: the rows of a split, from the function `buckets`.
         tokens: of a batch, at most.
-        max_batches: so many batches, evenly spaced among all; None: all.
+        max_batches: the number of batches, evenly spaced among all; None or 0: all.
 
     Yields:
         (headers, rows) of shapes (B, 2) and (B, T); empty rows hold zeros.
     """
-    parts = []
+    starts = []  # (bucket, first row, rows) of every batch
     for bucket in buckets:
         size = tokens // bucket.length
-        parts += [(bucket, start, size) for start in range(0, len(bucket), size)]
-    if max_batches and max_batches < len(parts):
-        parts = [parts[i * len(parts) // max_batches] for i in range(max_batches)]
-    for bucket, start, size in parts:
+        starts += [(bucket, start, size) for start in range(0, len(bucket), size)]
+    if max_batches and max_batches < len(starts):
+        # The middle of each of so many spans: the first rows of a packed split are
+        # all from inside of long sentences, which fill rows by themselves.
+        middles = range(1, 2 * max_batches, 2)
+        starts = [starts[i * len(starts) // (2 * max_batches)] for i in middles]
+    for bucket, start, size in starts:
         stop = min(start + size, len(bucket))
         items = [bucket[i] for i in range(start, stop)]
         empty = np.zeros(HEADER, "<i4"), np.zeros_like(items[0][1])

@@ -1,30 +1,43 @@
-"""Text -> SentencePiece model and rows."""
+"""Text -> a data set: a SentencePiece model, rows, and their description."""
 
 import bisect
 import collections
-import dataclasses
-import itertools
-import json
-import multiprocessing
+import contextlib
+import errno
+import os
 import pathlib
+from collections.abc import Callable
+from collections.abc import Iterable
 
 from trainer.data import dataset
+from trainer.data import encoding
 from trainer.data import packing
-from trainer.data import problems
+from trainer.data import staging
+from trainer.data import text
 from trainer.data import tokenizer
+from trainer.data import vocabulary
+from trainer.data.encoding import Counts
 from trainer.errors import UsageError
 from trainer.files import finish
 from trainer.files import partial_path
+from trainer.files import removed_on_failure
 from trainer.files import write_atomically
 
-# Sentences that a process encodes at a time.
-_CHUNK = 2000
+Bar = Callable[[str, Iterable[str]], Iterable[str]]
 
 
 def generate(
-    problem, tmp_dir, data_dir, max_length=None, source="auto", processes=1, bar=None
-):
-    """Generates the data of a problem.
+    problem,
+    tmp_dir: str | pathlib.Path,
+    data_dir: str | pathlib.Path,
+    max_length: int | None = None,
+    source: str = "auto",
+    bar: Bar | None = None,
+) -> dataset.Description:
+    """Generates the data set of a problem.
+
+    An older data set of the problem stays until the new one is whole. An interrupted
+    run, repeated, goes on from what it had finished; see `staging`.
 
     Args:
         problem: an entry of `registry.problems`.
@@ -32,177 +45,146 @@ def generate(
         data_dir: folder to write to; made if missing.
         max_length: tokens of a row. Defaults to the problem's.
         source: where the text comes from; see the problem.
-        processes: that encode sentences. The result does not depend on it.
         bar: None, or a function of a split and its sentences that wraps them, such
             as a progress bar.
 
     Returns:
-        A `dataset.Description`.
+        The description of the data set, as it stands in `data_dir`.
 
     Raises:
-        UsageError: text is missing or empty.
+        UsageError: text is missing, empty or not UTF-8, or gives no vocabulary.
+        OSError: a file cannot be written.
     """
     max_length = max_length or problem.max_length
     if max_length < 2:
-        raise UsageError(f"--max_length must be at least 2. Got {max_length}")
-    files = problem.splits(tmp_dir, source)
-    for split, names in files.items():  # fail before any work
-        if not any(True for _ in problems.sentences(names)):
-            listed = ", ".join(map(str, names))
-            raise UsageError(f"the {split} text is empty: {listed}")
-    paths = dataset.Paths(data_dir, problem.name)
-    pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
-    paths.description.unlink(missing_ok=True)
-    if not _same_text(paths, files, problem.vocab_size, max_length):
-        model = tokenizer.train(problems.sentences(files["train"]), problem.vocab_size)
-        write_atomically(paths.tokenizer, lambda path: path.write_bytes(model))
-        _remember(paths, files, problem.vocab_size, max_length)
-    processor = tokenizer.load(paths.tokenizer)
-    splits = {}
-    for split, names in files.items():
-        done = _finished_split(paths, split)
-        if not done:
-            sentences = problems.sentences(names)
-            sentences = bar(split, sentences) if bar else sentences
-            sequences = _sequences(
-                iter(sentences), paths.tokenizer, max_length, processes
-            )
-            if problem.packed:
-                lengths = [max_length]
-                rows = packing.pack(sequences, max_length)
-            else:
-                lengths = packing.bucket_lengths(max_length)
-                rows = ((ids, [counts]) for ids, counts in sequences)
-            done = _write_split(rows, paths, split, lengths)
-        splits[split] = done
-    description = dataset.Description(
-        problem=problem.name,
-        vocab_size=processor.vocab_size(),
-        max_length=max_length,
-        packed=problem.packed,
-        tokenizer_sha256=tokenizer.checksum(paths.tokenizer),
-        splits=splits,
-    )
-    _write_json(paths.description, dataclasses.asdict(description))
-    for path in (paths.progress, *map(paths.split, files)):
-        path.unlink(missing_ok=True)
+        raise UsageError(f"max_length must be at least 2. Got {max_length}")
+    files = _text_files(problem, tmp_dir, source)
+    origin = _origin(files, problem.vocab_size, max_length)
+    with staging.opened(data_dir, problem.name, origin) as staged:
+        vocab = _vocabulary(staged.paths, files["train"], problem.vocab_size)
+        splits = {
+            split: staged.finished(split)
+            or _split(staged, problem.packed, max_length, vocab, split, names, bar)
+            for split, names in files.items()
+        }
+        description = dataset.Description(
+            problem=problem.name,
+            vocab_size=vocab.vocab_size(),
+            max_length=max_length,
+            packed=problem.packed,
+            tokenizer_sha256=tokenizer.checksum(staged.paths.tokenizer),
+            splits=splits,
+        )
+        staged.publish(description)
     return description
 
 
-# An interrupted run is continued: the vocabulary and the splits that were finished
-# from the same text stay. `paths.progress` says from which text.
+def _text_files(problem, tmp_dir, source):
+    """{split: text files}, none of them without text: a failure before any work."""
+    files = problem.splits(tmp_dir, source)
+    for split, names in files.items():
+        if not any(True for _ in text.sentences(names)):
+            listed = ", ".join(map(str, names))
+            raise UsageError(f"the {split} text is empty: {listed}")
+    return files
 
 
-def _same_text(paths, files, vocab_size, max_length):
-    if not (paths.progress.is_file() and paths.tokenizer.is_file()):
-        return False
-    fingerprint = _fingerprint(files, vocab_size, max_length)
-    return json.loads(paths.progress.read_text()) == fingerprint
-
-
-def _remember(paths, files, vocab_size, max_length):
-    for split in problems.SPLITS:
-        paths.split(split).unlink(missing_ok=True)
-    _write_json(paths.progress, _fingerprint(files, vocab_size, max_length))
-
-
-def _fingerprint(files, vocab_size, max_length):
-    """What the rows follow from: sizes and times of the text files stand for them."""
+def _origin(files, vocab_size, max_length):
+    """All that a data set follows from: for the text, its files' sizes and times."""
     stats = {
-        str(f): [f.stat().st_size, f.stat().st_mtime_ns]
+        str(file): [file.stat().st_size, file.stat().st_mtime_ns]
         for names in files.values()
-        for f in names
+        for file in names
     }
     return {"files": stats, "vocab_size": vocab_size, "max_length": max_length}
 
 
-def _finished_split(paths, split):
-    if not paths.split(split).is_file():
-        return None
-    done = dataset.read_split(json.loads(paths.split(split).read_text()))
-    whole = all(paths.rows(split, length).is_file() for length in done.rows)
-    return done if whole else None
+def _vocabulary(paths, files, vocab_size):
+    """The tokenizer, trained unless an interrupted run has done so."""
+    if not paths.tokenizer.is_file():
+        model = vocabulary.train(text.sentences(files), vocab_size)
+        write_atomically(paths.tokenizer, lambda path: path.write_bytes(model))
+    return tokenizer.load(paths.tokenizer)
 
 
-def _write_json(path, value):
-    text = json.dumps(value, indent=2) + "\n"
-    write_atomically(path, lambda partial: partial.write_text(text))
+def _split(staged, packed, max_length, vocab, split, files, bar):
+    """Writes the rows of a split and returns its `dataset.Split`."""
+    sentences = text.sentences(files)
+    sentences = bar(split, sentences) if bar else sentences
+    sequences = encoding.sequences(sentences, vocab, max_length)
+    if packed:
+        lengths = [max_length]
+        rows = packing.pack(sequences, max_length)
+    else:
+        lengths = packing.bucket_lengths(max_length)
+        rows = ((ids, [counts]) for ids, counts in sequences)
+    counts = _write_rows(rows, {n: staged.paths.rows(split, n) for n in lengths})
+    staged.finish(split, counts)
+    return counts
 
 
-def _sequences(sentences, model_path, max_length, processes):
-    """Pieces of every sentence; the last carries the sentence's counts."""
-    chunks = iter(lambda: list(itertools.islice(sentences, _CHUNK)), [])
-    for encoded in _encode(chunks, model_path, processes):
-        for ids, words, size in encoded:
-            pieces = packing.chunks(ids, max_length)
-            for piece in pieces[:-1]:
-                yield piece, (0, 0, 0)
-            yield pieces[-1], (1, words, size)
+def _write_rows(rows, paths):
+    """Writes (ids, list of `Counts`) rows, each to the first length that fits.
 
+    Args:
+        rows: the rows of a split.
+        paths: {length of a row: path of its file}, ascending.
 
-def _encode(chunks, model_path, processes):
-    """Lists of (ids, words, bytes), in order, from lists of sentences."""
-    if processes == 1:
-        processor = tokenizer.load(model_path)
-        yield from (_encode_chunk(chunk, processor) for chunk in chunks)
-        return
-    context = multiprocessing.get_context("spawn")  # safe beside threads
-    with context.Pool(processes, _start_worker, (str(model_path),)) as pool:
-        # Bounded: a pool by itself would read the whole text ahead.
-        pending = collections.deque()
-        for chunk in chunks:
-            pending.append(pool.apply_async(_encode_chunk, (chunk,)))
-            if len(pending) > 2 * processes:
-                yield pending.popleft().get()
-        while pending:
-            yield pending.popleft().get()
+    Returns:
+        The split's counts, a `dataset.Split`.
 
-
-def _start_worker(model_path):
-    global _worker_processor
-    _worker_processor = tokenizer.load(model_path)
-
-
-def _encode_chunk(sentences, processor=None):
-    processor = processor or _worker_processor
-    return [
-        (ids, len(text.split()), len(text.encode()) + 1)
-        for ids, text in zip(processor.encode(sentences), sentences)
-    ]
-
-
-def _write_split(rows, paths, split, lengths):
-    """Writes (ids, counts) rows, each to the file of the first length that fits."""
-    from array_record.python import array_record_module
-
-    writers, files, written = {}, {}, collections.Counter()
-    totals = [0, 0, 0]
-    tokens = 0
-    try:
+    Raises:
+        OSError: a file cannot be written. No partial file is left.
+    """
+    lengths, written = list(paths), collections.Counter()
+    totals, tokens = Counts(), 0
+    with contextlib.ExitStack() as stack:
+        writers = {}
         for ids, counts in rows:
             length = lengths[bisect.bisect_left(lengths, len(ids))]
             if length not in writers:
-                files[length] = paths.rows(split, length)
-                partial = partial_path(files[length])
-                writers[length] = array_record_module.ArrayRecordWriter(
-                    str(partial), "group_size:1"
-                )
-            sums = [sum(column) for column in zip(*counts)]
-            writers[length].write(dataset.encode_row(ids, sums[1], sums[2], length))
-            totals = [a + b for a, b in zip(totals, sums)]
+                writers[length] = stack.enter_context(_writer(paths[length]))
+            sums = Counts(*map(sum, zip(*counts)))
+            record = dataset.encode_row(ids, sums.words, sums.bytes, length)
+            writers[length](record)
+            totals = Counts(*map(sum, zip(totals, sums)))
             tokens += len(ids)
             written[length] += 1
-    finally:
-        for writer in writers.values():
-            writer.close()
-    for path in files.values():
-        finish(path)
-    done = dataset.Split(
-        sentences=totals[0],
-        words=totals[1],
-        bytes=totals[2],
-        tokens=tokens,
-        rows=dict(sorted(written.items())),
+    return dataset.Split(
+        **totals._asdict(), tokens=tokens, rows=dict(sorted(written.items()))
     )
-    _write_json(paths.split(split), dataclasses.asdict(done))
-    return done
+
+
+@contextlib.contextmanager
+def _writer(path):
+    """Gives a function that writes a record to the file, which is whole at the end."""
+    from array_record.python import array_record_module
+
+    with removed_on_failure(path):
+        with _system_errors(path):
+            writer = array_record_module.ArrayRecordWriter(
+                str(partial_path(path)), "group_size:1"
+            )
+        try:
+
+            def write(record):
+                with _system_errors(path):
+                    writer.write(record)
+
+            yield write
+        finally:
+            with _system_errors(path):
+                writer.close()
+        finish(path)
+
+
+@contextlib.contextmanager
+def _system_errors(path):
+    """Makes ArrayRecord's errors, which have only text, the OSErrors they were."""
+    try:
+        yield
+    except RuntimeError as error:
+        codes = [c for c in errno.errorcode if os.strerror(c) in str(error)]
+        if not codes:
+            raise
+        raise OSError(codes[0], os.strerror(codes[0]), str(path)) from None

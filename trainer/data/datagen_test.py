@@ -1,4 +1,7 @@
-import json
+import contextlib
+import dataclasses
+import resource
+import shutil
 import tarfile
 
 import pytest
@@ -12,6 +15,7 @@ from trainer.data import batches
 from trainer.data import datagen
 from trainer.data import dataset
 from trainer.data import tokenizer
+from trainer.data import vocabulary
 from trainer.errors import UsageError
 
 
@@ -43,7 +47,7 @@ def test_rows_hold_exactly_the_text(data_dir):
                 decoded.append(processor.decode(sentence[:-1]))
                 sentence = []
         assert not sentence or len(sentence) == description.max_length
-    # Sentences of more than 32 tokens come in pieces; the others are whole.
+    # Sentences of more than 32 tokens come in segments; the others are whole.
     assert set(decoded) - set(sentences_of(text)) == set(decoded) - set(
         s for s in sentences_of(text) if len(processor.encode(s)) < 32
     )
@@ -102,41 +106,113 @@ def test_every_source_gives_the_same_bytes(
         tmp_path,
         max_length=32,
         source=source,
-        processes=2,
     )
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (data_dir / name).read_bytes()
     assert not list(tmp_path.glob("*progress*"))
 
 
-def test_a_damaged_archive(archive, tmp_path):
-    whole = (archive / f"{FOLDER}.tar.gz").read_bytes()
-    (tmp_path / f"{FOLDER}.tar.gz").write_bytes(whole[: len(whole) // 2])
+@pytest.mark.parametrize("damage", ["truncated", "changed"])
+def test_a_damaged_archive(archive, tmp_path, damage):
+    whole = bytearray((archive / f"{FOLDER}.tar.gz").read_bytes())
+    middle = len(whole) // 2
+    if damage == "truncated":
+        whole = whole[:middle]
+    else:
+        whole[middle : middle + 9] = bytes(9)
+    (tmp_path / f"{FOLDER}.tar.gz").write_bytes(whole)
     with pytest.raises(UsageError, match="cannot be unpacked"):
         datagen.generate(registry.problems.get(PROBLEM), tmp_path, tmp_path / "data")
     assert [p.name for p in tmp_path.iterdir()] == [f"{FOLDER}.tar.gz"]
 
 
-def test_an_interrupted_run_goes_on(data_dir, tmp_path, monkeypatch):
-    problem = registry.problems.get(PROBLEM)
-    started = []
+class Interruption(Exception):
+    pass
 
-    def bar(split, sentences):
-        started.append(split)
-        if len(started) == 2:
-            raise KeyboardInterrupt
+
+def interrupted_at(split, started):
+    """A `bar` that ends the run at a split, and notes the splits before."""
+
+    def bar(name, sentences):
+        started.append(name)
+        if name == split:
+            raise Interruption
         return sentences
 
-    arguments = problem, data_dir / "text", tmp_path, 32
-    with pytest.raises(KeyboardInterrupt):
-        datagen.generate(*arguments, bar=bar)
+    return bar
+
+
+def test_an_interrupted_run_goes_on(data_dir, tmp_path, monkeypatch):
+    arguments = registry.problems.get(PROBLEM), data_dir / "text", tmp_path, 32
+    started = []
+    with pytest.raises(Interruption):
+        datagen.generate(*arguments, bar=interrupted_at("dev", started))
     with pytest.raises(UsageError, match="no complete data"):
         dataset.load_description(tmp_path, PROBLEM)
-    monkeypatch.setattr(tokenizer, "train", None)  # it must not be trained again
-    datagen.generate(*arguments, bar=bar)
+    monkeypatch.setattr(vocabulary, "train", None)  # it must not be trained again
+    datagen.generate(*arguments, bar=interrupted_at(None, started))
     assert started == ["train", "dev", "dev", "test"]
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (data_dir / name).read_bytes()
+
+
+@pytest.fixture
+def old(data_dir, tmp_path):
+    """A data set from two sentences, and the bytes of all of its files."""
+    problem = registry.problems.get(PROBLEM)
+    write_text(tmp_path / "old", "ti bo .\nzu .\n")
+    datagen.generate(problem, tmp_path / "old", tmp_path / "data", 16)
+    return contents(tmp_path / "data")
+
+
+@contextlib.contextmanager
+def small_files(limit):
+    """Writing more to a file than `limit` bytes fails, as on a full disk."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("failure", ["interruption", "text", "vocabulary", "disk"])
+def test_a_failure_leaves_the_old_data_set(data_dir, old, tmp_path, failure):
+    problem, text = registry.problems.get(PROBLEM), data_dir / "text"
+    bar, error = None, UsageError
+    if failure == "interruption":
+        bar, error = interrupted_at("test", []), Interruption
+    elif failure == "text":
+        text = tmp_path / "text"
+        write_text(text, "ti bo .\n")
+        (text / FOLDER / DEV).write_bytes(b"ti .\nzu\xff\n")
+    elif failure == "vocabulary":
+        problem = dataclasses.replace(problem, vocab_size=99)
+    else:
+        error = OSError
+    with pytest.raises(error), small_files(50_000 if failure == "disk" else -1):
+        datagen.generate(problem, text, tmp_path / "data", 32, bar=bar)
+    unfinished = tmp_path / "data" / f"{PROBLEM}.unfinished"
+    if error is UsageError:
+        assert not unfinished.exists()
+    else:  # kept for the next run
+        assert not list(unfinished.glob("partial-*"))
+        shutil.rmtree(unfinished)
+    assert contents(tmp_path / "data") == old
+    assert dataset.load_description(tmp_path / "data", PROBLEM).max_length == 16
+
+
+def test_a_new_data_set_takes_the_place_of_the_old(data_dir, old, tmp_path):
+    problem = registry.problems.get(PROBLEM)
+    datagen.generate(problem, data_dir / "text", tmp_path / "data", 32)
+    found = contents(tmp_path / "data")
+    assert set(found) == {name.replace("-16.", "-32.") for name in old}
+    for name in FILES:
+        assert found[name] == (data_dir / name).read_bytes()
 
 
 def test_text_lines(tmp_path):
@@ -153,18 +229,22 @@ def test_text_lines(tmp_path):
     assert set(description.splits) == {"train", "dev"}
 
 
-def test_any_text_survives(data_dir):
-    """Characters that the training text lacks become bytes, not unknown."""
-    processor = tokenizer.load(dataset.Paths(data_dir, PROBLEM).tokenizer)
-    for text in ("Ünïcode 雪 ½", "double  space", "ﬁne ①"):
-        assert processor.decode(processor.encode(text)) == text
+def test_every_end_of_a_line_ends_a_sentence(tmp_path):
+    """And a byte order mark is no part of the first."""
+    problem = registry.problems.get("text_lines2k_packed")
+    (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbfone two .\rthree .\r\nfour\n")
+    (tmp_path / "dev.txt").write_bytes(b"five\r\rsix")
+    description = datagen.generate(problem, tmp_path, tmp_path / "data", max_length=8)
+    assert description.splits["train"].sentences == 3
+    assert description.splits["train"].bytes == len("one two .\nthree .\nfour\n")
+    assert description.splits["dev"].sentences == 2
 
 
 @pytest.mark.parametrize(
     "prepare, message",
     [
         (lambda root: None, "is not a folder"),
-        (lambda root: root.mkdir(), "holds no .*--source=tfds downloads it"),
+        (lambda root: root.mkdir(), "holds no .*source=tfds downloads it"),
         (lambda root: write_text(root, train="\n \n"), "the train text is empty"),
         (lambda root: write_text(root, "a b .\n", dev=""), "the dev text is empty"),
     ],
@@ -183,23 +263,3 @@ def test_text_that_is_not_utf8(tmp_path):
     (tmp_path / FOLDER / TRAIN.format(1)).write_bytes(b"caf\xe9\n")
     with pytest.raises(UsageError, match="not UTF-8"):
         datagen.generate(registry.problems.get(PROBLEM), tmp_path, tmp_path / "data")
-
-
-def test_an_interrupted_run_does_not_look_finished(data_dir, tmp_path, monkeypatch):
-    problem = registry.problems.get(PROBLEM)
-    datagen.generate(problem, data_dir / "text", tmp_path, max_length=32)
-
-    def interrupt(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(datagen.packing, "pack", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        datagen.generate(problem, data_dir / "text", tmp_path, max_length=16)
-    with pytest.raises(UsageError, match="no complete data"):
-        dataset.load_description(tmp_path, PROBLEM)
-
-
-def test_description_is_plain_json(data_dir):
-    fields = json.loads(dataset.Paths(data_dir, PROBLEM).description.read_text())
-    assert fields["max_length"] == 32
-    assert fields["splits"]["train"]["sentences"] == 2000

@@ -6,65 +6,73 @@ A data folder holds, for each problem,
     PROBLEM-SPLIT-T.array_record    the rows of T tokens, one record a row
     PROBLEM.json                    a `Description`; written last, so a folder
                                     that has it is complete
+    PROBLEM.unfinished/             a data set that is being made: see staging.py
 
 Packed rows are of one length, others of a few ("buckets"). A record is 2 + T
-little-endian int32: the words and the UTF-8 bytes (newlines counted) of the sentences
-that end in the row, then the token ids.
+little-endian int32: the words and the UTF-8 bytes (newlines counted) that the row
+ends, see `encoding.Counts`, then the token ids.
 """
 
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
 
 from trainer.errors import UsageError
+from trainer.files import read_json
+from trainer.files import write_json
 
 HEADER = 2  # words, bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """What a split holds, exactly."""
+    """The exact counts of a split."""
 
     sentences: int = 0
     words: int = 0
     tokens: int = 0  # EOS counted, padding not
     bytes: int = 0
-    rows: dict = dataclasses.field(default_factory=dict)  # tokens of a row -> rows
+    rows: dict[int, int] = dataclasses.field(default_factory=dict)
+    # `rows` maps the tokens of a row to the number of such rows.
 
     @property
-    def row_count(self):
+    def row_count(self) -> int:
         return sum(self.rows.values())
 
     @property
-    def cells(self):
+    def cells(self) -> int:
         """Tokens and padding."""
         return sum(length * count for length, count in self.rows.items())
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
+    """The sizes of a data set and the checksum of its vocabulary."""
+
     problem: str
     vocab_size: int  # pieces of the trained model
     max_length: int
     packed: bool
     tokenizer_sha256: str
-    splits: dict  # name -> Split
+    splits: dict[str, Split]
 
-    def efficiency(self, split):
-        """Share of a split's cells that are not padding."""
+    def efficiency(self, split: str) -> float:
+        """Returns the share of a split's cells that are not padding."""
         return self.splits[split].tokens / self.splits[split].cells
 
     @property
-    def row_length(self):
-        """Tokens of every row; None where they differ."""
+    def row_length(self) -> int | None:
+        """Tokens of every row; None where rows differ."""
         return self.max_length if self.packed else None
 
-    def tokens_per_batch(self, batch_size):
-        """Tokens of a batch, padding counted: whole rows within `batch_size`.
+    def tokens_per_batch(self, batch_size: int) -> int:
+        """Returns the tokens of a batch, padding counted: whole rows of `batch_size`.
 
-        Rows of other lengths than `max_length` fill it as far as they can.
+        Rows of other lengths than `max_length` fill the batch as far as they can.
+
+        Raises:
+            UsageError: `batch_size` is less than one row.
         """
         if batch_size < self.max_length:
             raise UsageError(
@@ -77,63 +85,86 @@ class Description:
 
 @dataclasses.dataclass(frozen=True)
 class Paths:
-    """File names of one problem in one data folder."""
+    """The names of one problem's files in one data folder."""
 
-    data_dir: str
+    data_dir: str | pathlib.Path
     problem: str
 
     def _file(self, suffix):
         return pathlib.Path(self.data_dir) / f"{self.problem}{suffix}"
 
     @property
-    def tokenizer(self):
+    def tokenizer(self) -> pathlib.Path:
         return self._file(".model")
 
     @property
-    def description(self):
+    def description(self) -> pathlib.Path:
         return self._file(".json")
 
     @property
-    def progress(self):
-        return self._file(".progress.json")
+    def unfinished(self) -> pathlib.Path:
+        return self._file(".unfinished")
 
-    def split(self, split):
-        """Counts of a split that is finished, until the description is written."""
-        return self._file(f"-{split}.progress.json")
-
-    def rows(self, split, length):
+    def rows(self, split: str, length: int) -> pathlib.Path:
         return self._file(f"-{split}-{length}.array_record")
 
 
-def encode_row(ids, words, byte_count, length) -> bytes:
+def encode_row(ids: list[int], words: int, byte_count: int, length: int) -> bytes:
+    """Returns the record of a row of `length` tokens; zeros follow `ids`."""
     record = np.zeros(HEADER + length, "<i4")
     record[:HEADER] = words, byte_count
     record[HEADER : HEADER + len(ids)] = ids
     return record.tobytes()
 
 
-def decode_row(record: bytes):
+def decode_row(record: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Returns the header (words, bytes) and the token ids of a record."""
     values = np.frombuffer(record, "<i4")
     return values[:HEADER], values[HEADER:]
 
 
-def load_description(data_dir, problem) -> Description:
-    """Reads the description of a generated data set, or says how to make it."""
+def load_description(data_dir: str | pathlib.Path, problem: str) -> Description:
+    """Reads the description of a generated data set.
+
+    Raises:
+        UsageError: the data set is missing or its description damaged; the message
+            says how to make it.
+    """
     if not pathlib.Path(data_dir).is_dir():
-        raise UsageError(f"--data_dir={data_dir} is not a folder")
+        raise UsageError(f"data_dir={data_dir} is not a folder")
     path = Paths(data_dir, problem).description
     if not path.is_file():
         raise UsageError(
             f"{data_dir} holds no complete data of {problem} (no {path.name}): "
             f"run et-datagen --problem={problem} --data_dir={data_dir}"
         )
-    fields = json.loads(path.read_text())
-    fields["splits"] = {k: read_split(v) for k, v in fields["splits"].items()}
-    return Description(**fields)
+    return read_description(path)
 
 
-def read_split(fields) -> Split:
-    """A `Split` from JSON, whose keys are strings."""
-    rows = {int(length): count for length, count in fields["rows"].items()}
+def read_description(
+    path: pathlib.Path, remedy: str = "run et-datagen again"
+) -> Description:
+    """Reads a description that `write_description` wrote.
+
+    Raises:
+        UsageError: the file is damaged; the message ends with `remedy`.
+    """
+    fields = read_json(path, remedy)
+    try:
+        splits = {name: split_of(value) for name, value in fields["splits"].items()}
+        return Description(**fields | {"splits": splits})
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UsageError(
+            f"{path} is damaged (it describes no data set): {remedy}"
+        ) from None
+
+
+def write_description(path: pathlib.Path, description: Description):
+    """Writes a description as JSON, whole or not at all."""
+    write_json(path, dataclasses.asdict(description))
+
+
+def split_of(fields: dict) -> Split:
+    """Returns the `Split` of JSON fields, in which lengths are strings."""
+    rows = {int(length): int(count) for length, count in fields["rows"].items()}
     return Split(**fields | {"rows": rows})

@@ -1,115 +1,49 @@
-import collections
-import itertools
+import json
 
-import numpy as np
 import pytest
 
 from conftest import PROBLEM
-from trainer import registry
-from trainer.data import batches
-from trainer.data import datagen
 from trainer.data import dataset
 from trainer.errors import UsageError
 
 
-@pytest.fixture
-def source(data_dir):
-    description = dataset.load_description(data_dir, PROBLEM)
-    (bucket,) = batches.buckets(data_dir, description, "train")
-    return bucket
+def test_rows_are_read_as_they_were_written():
+    record = dataset.encode_row([5, 6, 1], words=2, byte_count=9, length=4)
+    header, ids = dataset.decode_row(record)
+    assert (header.tolist(), ids.tolist()) == ([2, 9], [5, 6, 1, 0])
 
 
-def drawn(source, seed=0, start=0, count=4, rows=8):
-    stream = batches.training_batches([source], rows * 32, seed, start)
-    return [rows for rows, _ in itertools.islice(stream, count)]
+def described(packed):
+    splits = {"dev": dataset.Split(1, 2, 24, 4, {16: 1, 32: 1})}
+    return dataset.Description("p", 300, 32, packed, "0" * 64, splits)
 
 
-def test_a_batch_depends_on_seed_and_step_alone(source):
-    first = drawn(source)
-    np.testing.assert_array_equal(first, drawn(source))
-    np.testing.assert_array_equal(first[2:], drawn(source, start=2, count=2))
-    assert (np.array(first) != np.array(drawn(source, seed=1))).any()
+def test_a_description_is_read_as_it_was_written(tmp_path):
+    path = dataset.Paths(tmp_path, "p").description
+    dataset.write_description(path, described(True))
+    assert dataset.load_description(tmp_path, "p") == described(True)
+    assert json.loads(path.read_text())["splits"]["dev"]["words"] == 2
+    assert described(True).efficiency("dev") == 0.5
 
 
-def test_every_epoch_has_every_row_in_another_order(source):
-    count = len(source)
-    epochs = drawn(source, rows=1, count=2 * count)
-    first, second = epochs[:count], epochs[count:]
-    assert (np.array(first) != np.array(second)).any()
-    rows = sorted(source[i][1].tolist() for i in range(count))
-    for epoch in (first, second):
-        assert sorted(batch[0].tolist() for batch in epoch) == rows
-
-
-def test_evaluation_covers_every_row_once(source):
-    seen = []
-    for headers, rows in batches.evaluation_batches([source], 7 * 32 + 5):
-        assert headers.shape == (7, 2) and rows.shape == (7, 32)
-        seen += rows.tolist()
-    expected = [source[i][1].tolist() for i in range(len(source))]
-    assert seen[: len(source)] == expected
-    assert not np.any(seen[len(source) :])
-
-
-@pytest.fixture(scope="module")
-def unpacked(data_dir, tmp_path_factory):
-    """The same text, a sentence a row."""
-    folder = tmp_path_factory.mktemp("unpacked")
-    problem = registry.problems.get("languagemodel_lm1b2k")
-    description = datagen.generate(problem, data_dir / "text", folder, max_length=48)
-    return folder, description
-
-
-def test_unpacked_rows_hold_the_same_sentences(data_dir, unpacked):
-    folder, description = unpacked
-    packed = dataset.load_description(data_dir, PROBLEM).splits["dev"]
-    split = description.splits["dev"]
-    for count in ("sentences", "words", "bytes", "tokens"):
-        assert getattr(split, count) == getattr(packed, count)
-    assert set(split.rows) <= {18, 24, 36, 48}  # few shapes to compile
-    for bucket in batches.buckets(folder, description, "dev"):
-        assert len(bucket) == split.rows[bucket.length]
-        for i in range(len(bucket)):
-            _, ids = bucket[i]
-            real = ids[ids != 0]
-            assert len(ids) == bucket.length
-            assert np.sum(real == 1) == (real[-1] == 1)  # one sentence, or a piece
-
-
-def test_unpacked_batches_are_of_one_length_and_few_tokens(unpacked):
-    folder, description = unpacked
-    train = batches.buckets(folder, description, "train")
-    stream = batches.training_batches(train, 500, seed=0)
-    found = [rows for rows, _ in itertools.islice(stream, 400)]
-    shapes = collections.Counter(rows.shape for rows in found)
-    assert set(shapes) == {(500 // b.length, b.length) for b in train}
-    for bucket in train:  # as often as its share of the batches
-        shape = (500 // bucket.length, bucket.length)
-        share = len(bucket) * bucket.length / description.splits["train"].cells
-        assert abs(shapes[shape] / 400 - share) < 0.02
-    again = batches.training_batches(train, 500, seed=0, start_step=399)
-    np.testing.assert_array_equal(next(again)[0], found[-1])
-
-
-def test_a_part_of_an_evaluation_has_every_length(unpacked):
-    folder, description = unpacked
-    dev = batches.buckets(folder, description, "dev")
-    whole = list(batches.evaluation_batches(dev, 500))
-    part = list(batches.evaluation_batches(dev, 500, max_batches=len(whole) // 2))
-    assert len(part) == len(whole) // 2
-    assert {rows.shape for _, rows in part} == {rows.shape for _, rows in whole}
-
-
-def test_tokens_of_a_batch(data_dir, unpacked):
-    description = dataset.load_description(data_dir, PROBLEM)
-    assert description.tokens_per_batch(100) == 96
-    assert unpacked[1].tokens_per_batch(100) == 100
+def test_tokens_of_a_batch():
+    assert described(packed=True).tokens_per_batch(100) == 96
+    assert described(packed=False).tokens_per_batch(100) == 100
     with pytest.raises(UsageError, match="smaller than one row of 32"):
-        description.tokens_per_batch(31)
+        described(packed=True).tokens_per_batch(31)
 
 
-def test_missing_data(data_dir, tmp_path):
-    with pytest.raises(UsageError, match="is not a folder"):
+def test_missing_data(tmp_path):
+    with pytest.raises(UsageError, match="none is not a folder"):
         dataset.load_description(tmp_path / "none", PROBLEM)
     with pytest.raises(UsageError, match="run et-datagen"):
         dataset.load_description(tmp_path, PROBLEM)
+
+
+@pytest.mark.parametrize(
+    "damaged", ["", "{", "[]", "{}", '{"splits": {}}', '{"splits": {"dev": 1}}']
+)
+def test_a_damaged_description(tmp_path, damaged):
+    (tmp_path / "p.json").write_text(damaged)
+    with pytest.raises(UsageError, match="p.json is damaged .*: run et-datagen again"):
+        dataset.load_description(tmp_path, "p")

@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 import tarfile
+import zlib
 
 from trainer.errors import UsageError
 
@@ -15,8 +16,8 @@ _PATTERNS = {
 }
 
 
-def folder(tmp_dir, source="auto"):
-    """The unpacked archive.
+def folder(tmp_dir: str | pathlib.Path, source: str = "auto") -> pathlib.Path:
+    """Returns the folder of the unpacked archive.
 
     Args:
         tmp_dir: holds the folder, or the archive, or what TFDS downloads.
@@ -25,13 +26,13 @@ def folder(tmp_dir, source="auto"):
             "auto", the first of the two that is there.
 
     Raises:
-        UsageError: it is not there, or the archive is damaged.
+        UsageError: the text is not there, or the archive is damaged.
     """
     tmp_dir = pathlib.Path(tmp_dir)
     if source == "tfds":
         return _from_tfds(tmp_dir)
     if not tmp_dir.is_dir():
-        raise UsageError(f"--tmp_dir={tmp_dir} is not a folder")
+        raise UsageError(f"tmp_dir={tmp_dir} is not a folder")
     found = tmp_dir if tmp_dir.name == FOLDER else tmp_dir / FOLDER
     archive = tmp_dir / f"{FOLDER}.tar.gz"
     if source != "archive" and found.is_dir():
@@ -43,13 +44,13 @@ def folder(tmp_dir, source="auto"):
     names = {"folder": f"folder {FOLDER}", "archive": f"{FOLDER}.tar.gz"}
     wanted = names.get(source, f"{names['folder']} and no {names['archive']}")
     raise UsageError(
-        f"{tmp_dir} holds no {wanted}. --source=tfds downloads it where there is a "
+        f"{tmp_dir} holds no {wanted}. source=tfds downloads it where there is a "
         "network"
     )
 
 
-def files(folder, split):
-    """Text files of a split, sorted."""
+def files(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
+    """Returns the text files of a split, sorted."""
     found = sorted(folder.glob(_PATTERNS[split]))
     if not found:
         raise UsageError(f"no file matches {folder / _PATTERNS[split]}")
@@ -57,20 +58,21 @@ def files(folder, split):
 
 
 def _unpack(archive, target):
-    """Unpacks aside and renames: an interrupted one is not taken for whole."""
+    """Unpacks aside and renames: a part is never taken for the whole."""
     partial = target.with_name(f"partial-{target.name}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(partial, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
+            while tar.fileobj.read(1 << 20):  # to the end, where the checksum is
+                pass
+        if not (partial / FOLDER).is_dir():
+            raise UsageError(f"{archive} does not hold the folder {FOLDER}")
+        (partial / FOLDER).replace(target)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UsageError(f"{archive} cannot be unpacked: {error}") from None
-    if not (partial / FOLDER).is_dir():
-        shutil.rmtree(partial)
-        raise UsageError(f"{archive} does not hold the folder {FOLDER}")
-    (partial / FOLDER).replace(target)
-    partial.rmdir()
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _from_tfds(tmp_dir):
@@ -79,8 +81,12 @@ def _from_tfds(tmp_dir):
     Its text is read from the files, not from the records that TFDS would prepare:
     those hold the same lines in an order of their own, and take an hour to make.
     """
-    import tensorflow_datasets as tfds
-
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UsageError(
+            f"source=tfds needs the package tensorflow-datasets: {error}"
+        ) from None
     builder = tfds.builder("lm1b", data_dir=str(tmp_dir))
     manager = tfds.download.DownloadManager(
         download_dir=str(tmp_dir / "downloads"),
@@ -92,7 +98,7 @@ def _from_tfds(tmp_dir):
     except Exception as error:  # whatever its network code raises
         raise UsageError(
             f"TFDS could not download lm1b into {tmp_dir}: {error}. Download "
-            f"{FOLDER}.tar.gz elsewhere and give its folder as --tmp_dir"
+            f"{FOLDER}.tar.gz elsewhere and give its folder as tmp_dir"
         ) from None
     file = pathlib.Path(generators[0].gen_kwargs["files"][0])
     return file.parents[1]

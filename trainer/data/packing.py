@@ -1,22 +1,17 @@
 """Rows from token sequences of uneven length: packed, or one a row, in buckets."""
 
-from trainer.data.tokenizer import EOS_ID
+from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import TypeVar
+
+Payload = TypeVar("Payload")
 
 
-def chunks(ids, length):
-    """Cuts one sentence, EOS appended, into pieces of at most `length` tokens.
+def bucket_lengths(max_length: int, shortest: int = 16) -> list[int]:
+    """Returns the row lengths of the unpacked form, ascending.
 
-    Every piece but the last fills a row by itself, so in a row a sentence ends
-    either at EOS or at the row's end.
-    """
-    ids = [*ids, EOS_ID]
-    return [ids[i : i + length] for i in range(0, len(ids), length)]
-
-
-def bucket_lengths(max_length, shortest=16):
-    """Row lengths of the unpacked form, ascending: few, so that few are compiled.
-
-    max_length, 3/4, 1/2, 3/8, ... of it: a row is at most about a third padding.
+    They are max_length and 3/4, 1/2, 3/8, ... of it: few, so that few are compiled,
+    and a row is at most about a third padding.
     """
     lengths, whole = {max_length}, max_length
     while whole >= 2 * shortest:
@@ -25,11 +20,13 @@ def bucket_lengths(max_length, shortest=16):
     return sorted(lengths)
 
 
-def pack(sequences, length, open_rows=64):
-    """Best fit: each sequence goes to the fullest open row that can take it.
+def pack(
+    sequences: Iterable[tuple[list[int], Payload]], length: int, open_rows: int = 64
+) -> Iterator[tuple[list[int], list[Payload]]]:
+    """Packs by best fit: a sequence goes to the fullest open row that can take it.
 
     Args:
-        sequences: iterable of (ids, payload) with 0 < len(ids) <= length.
+        sequences: (ids, payload) with 0 < len(ids) <= length.
         length: tokens of a row.
         open_rows: rows kept open. More pack tighter and mix distant sentences.
 

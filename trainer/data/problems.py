@@ -1,7 +1,7 @@
 """Problems: where the text is, and how large the vocabulary and rows are.
 
-A problem yields the sentences of its splits. "train" and "dev" it must have; "test"
-it may have.
+A problem names the text files of its splits. It must have "train" and "dev", and may
+have "test".
 """
 
 import dataclasses
@@ -16,27 +16,35 @@ SPLITS = ("train", "dev", "test")
 
 @dataclasses.dataclass(frozen=True)
 class TextLines:
-    """Sentences, one a line."""
+    """A problem whose text is files of sentences, one a line."""
 
     name: str
     vocab_size: int
     packed: bool  # many sentences a row; else one a row, in rows of few lengths
     max_length: int = 256
 
-    def splits(self, tmp_dir, source="auto"):
-        """{split: sorted text files}. `tmp_dir` holds train.txt, dev.txt, test.txt."""
+    def splits(
+        self, tmp_dir: str | pathlib.Path, source: str = "auto"
+    ) -> dict[str, list[pathlib.Path]]:
+        """Returns {split: text files} of the files train.txt, dev.txt and test.txt.
+
+        Args:
+            tmp_dir: folder of the files.
+            source: "folder" or "auto", which is the same here.
+
+        Raises:
+            UsageError: train.txt or dev.txt is missing.
+        """
         if source not in ("auto", "folder"):
-            raise UsageError(
-                f"{self.name} is read from a folder, not --source={source}"
-            )
+            raise UsageError(f"{self.name} is read from a folder, not source={source}")
         folder = pathlib.Path(tmp_dir)
         if not folder.is_dir():
-            raise UsageError(f"--tmp_dir={tmp_dir} is not a folder")
+            raise UsageError(f"tmp_dir={tmp_dir} is not a folder")
         found = {s: [folder / f"{s}.txt"] for s in SPLITS}
         for split in ("train", "dev"):
             if not found[split][0].is_file():
                 raise UsageError(
-                    f"{found[split][0]} is missing: --tmp_dir must hold train.txt and "
+                    f"{found[split][0]} is missing: tmp_dir must hold train.txt and "
                     "dev.txt, one sentence a line, and may hold test.txt"
                 )
         return {s: files for s, files in found.items() if files[0].is_file()}
@@ -50,20 +58,12 @@ class Lm1b(TextLines):
     all of the held-out files.
     """
 
-    def splits(self, tmp_dir, source="auto"):
-        """{split: sorted text files}, from what `lm1b.folder` finds."""
+    def splits(
+        self, tmp_dir: str | pathlib.Path, source: str = "auto"
+    ) -> dict[str, list[pathlib.Path]]:
+        """Returns {split: sorted text files} of the folder that `lm1b.folder` finds."""
         folder = lm1b.folder(tmp_dir, source)
         return {split: lm1b.files(folder, split) for split in SPLITS}
-
-
-def sentences(files):
-    """Yields the lines of text files, stripped, blank lines left out."""
-    for path in files:
-        with open(path, encoding="utf-8") as lines:
-            try:
-                yield from filter(None, map(str.strip, lines))
-            except UnicodeDecodeError as error:
-                raise UsageError(f"{path} is not UTF-8 text: {error}") from None
 
 
 for _text, _class in (("languagemodel_lm1b", Lm1b), ("text_lines", TextLines)):

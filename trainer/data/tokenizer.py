@@ -1,57 +1,114 @@
 """SentencePiece subwords. Ids 0 and 1 are padding and EOS, as in Tensor2Tensor."""
 
+import functools
 import hashlib
-import io
-import itertools
 import pathlib
+
+import numpy as np
 
 from trainer.errors import UsageError
 
 PAD_ID = 0
 EOS_ID = 1
-# More text than this does not change a vocabulary of 32k, and takes minutes.
-MAX_TRAINING_SENTENCES = 500_000
+SPACE_MARK = "▁"  # SentencePiece's own sign for a space, U+2581
+# SentencePiece's sign for an unknown character, U+2585: never in its vocabulary.
+UNKNOWN_MARK = "▅"
 
 
-def train(sentences, vocab_size) -> bytes:
-    """Trains a unigram model and returns it serialized.
+class Tokenizer:
+    """A SentencePiece model under which every text survives encoding and decoding.
 
-    Text is left as it is (no normalization), and a character that the model does
-    not know becomes bytes, so every text can be encoded and decoded exactly and
-    perplexities never profit from an unknown token. A small corpus may yield
-    fewer pieces than `vocab_size`.
+    SentencePiece alone reads "▁", its sign for a space, as a space. Here that
+    character is encoded as its three UTF-8 bytes, the way of every character that the
+    vocabulary lacks. All other text has the ids that SentencePiece alone gives it, and
+    SentencePiece alone decodes all ids.
+
+    Args:
+        model: the serialized model.
+
+    Raises:
+        RuntimeError: SentencePiece cannot read the model.
     """
-    import sentencepiece
 
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=itertools.islice(iter(sentences), MAX_TRAINING_SENTENCES),
-        model_writer=model,
-        vocab_size=vocab_size,
-        hard_vocab_limit=False,
-        model_type="unigram",
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        byte_fallback=True,
-        character_coverage=0.9999,
-        pad_id=PAD_ID,
-        eos_id=EOS_ID,
-        unk_id=2,
-        bos_id=-1,
-        num_threads=1,  # so that the same text always gives the same model
-        minloglevel=2,
-    )
-    return model.getvalue()
+    def __init__(self, model: bytes):
+        import sentencepiece
+
+        self._processor = sentencepiece.SentencePieceProcessor()
+        self._processor.LoadFromSerializedProto(model)
+
+    def encode(self, text: str | list[str]) -> list:
+        """Returns the ids of a text, or a list of ids for each of a list of texts."""
+        if isinstance(text, str):
+            return self.encode([text])[0]
+        marked = [t.replace(SPACE_MARK, UNKNOWN_MARK) for t in text]
+        encoded = self._processor.encode(marked)
+        for t, ids in zip(text, encoded):
+            if SPACE_MARK in t:
+                self._restore_space_marks(ids, t)
+        return encoded
+
+    def _restore_space_marks(self, ids, text):
+        """Replaces the bytes of "▅" in `ids` where `text` has a "▁" in its place."""
+        space, unknown = (
+            [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in mark.encode()]
+            for mark in (SPACE_MARK, UNKNOWN_MARK)
+        )
+        marks = (c for c in text if c in (SPACE_MARK, UNKNOWN_MARK))
+        for i in range(len(ids)):
+            if ids[i : i + 3] == unknown and next(marks) == SPACE_MARK:
+                ids[i : i + 3] = space
+
+    def decode(self, ids: list[int]) -> str:
+        """Returns the text of ids; bytes that are not UTF-8 become U+FFFD."""
+        return self._processor.decode(ids)
+
+    def vocab_size(self) -> int:
+        """Returns the number of pieces, padding and EOS among them."""
+        return self._processor.vocab_size()
+
+    def serialized_model_proto(self) -> bytes:
+        """Returns the model as `Tokenizer` and SentencePiece read it."""
+        return self._processor.serialized_model_proto()
+
+    @functools.cached_property
+    def byte_counts(self) -> np.ndarray:
+        """UTF-8 bytes of text that each id stands for: (V,) int64.
+
+        EOS stands for a newline. In the sum over a text one space is too many, which
+        SentencePiece puts in front of every text.
+        """
+        ids = range(self.vocab_size())
+        pieces = self._processor.id_to_piece(list(ids))
+        counts = [len(p.replace(SPACE_MARK, " ").encode()) for p in pieces]
+        for i in ids:
+            if self._processor.is_byte(i):
+                counts[i] = 1
+            elif self._processor.is_control(i) or self._processor.is_unknown(i):
+                counts[i] = int(i == EOS_ID)
+        return np.array(counts)
 
 
-def load(path):
-    """Loads a SentencePiece model file. Returns the processor."""
-    import sentencepiece
+def load(path: str | pathlib.Path, sha256: str | None = None) -> Tokenizer:
+    """Loads a SentencePiece model file.
 
+    Args:
+        path: of the file.
+        sha256: the checksum that the file must have; None: any.
+
+    Raises:
+        UsageError: the file is missing or damaged.
+    """
     if not pathlib.Path(path).is_file():
         raise UsageError(f"no SentencePiece model at {path}: run et-datagen first")
-    return sentencepiece.SentencePieceProcessor(model_file=str(path))
+    damaged = f"{path} is damaged: run et-datagen again"
+    if sha256 and checksum(path) != sha256:
+        raise UsageError(damaged)
+    try:
+        return Tokenizer(pathlib.Path(path).read_bytes())
+    except RuntimeError:
+        raise UsageError(damaged) from None
 
 
-def checksum(path) -> str:
+def checksum(path: str | pathlib.Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""How well a language model predicts held-out text, and what was covered."""
+"""How well a language model predicts held-out text, and the text that was covered."""
 
 import dataclasses
 import math
@@ -17,46 +17,53 @@ from trainer.runs import checkpoints
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Exact totals over the rows covered, and the figures that follow."""
+    """Exact totals over the rows covered, and the figures that follow.
+
+    A figure whose denominator is 0 is nan: no row was covered, or no word ended in
+    those that were.
+    """
 
     sentences: int  # EOS tokens
-    words: int  # of the sentences that end in the rows covered
-    bytes: int  # their UTF-8 bytes, one newline a sentence included
+    words: int  # that end in the rows covered
+    bytes: int  # UTF-8 bytes of the rows' text, one newline a sentence included
     tokens: int  # EOS counted, padding not
     nats: float  # total of -log p(token)
     correct: int  # tokens that were the most likely one
 
-    def __add__(self, other):
+    def __add__(self, other: "Evaluation") -> "Evaluation":
         totals = zip(dataclasses.astuple(self), dataclasses.astuple(other))
         return Evaluation(*(a + b for a, b in totals))
 
     @property
-    def nats_per_token(self):
+    def nats_per_token(self) -> float:
         """Minus Tensor2Tensor's `neg_log_perplexity`."""
-        return self.nats / self.tokens
+        return _ratio(self.nats, self.tokens)
 
     @property
-    def perplexity_per_token(self):
+    def perplexity_per_token(self) -> float:
+        """exp(nats / tokens)."""
         return exp(self.nats_per_token)
 
     @property
-    def perplexity_per_word(self):
+    def perplexity_per_word(self) -> float:
         """exp(nats / (words + sentences)): comparable across vocabularies.
 
         A sentence's end counts as a word, as in the literature on GBW.
         """
-        return exp(self.nats / (self.words + self.sentences))
+        return exp(_ratio(self.nats, self.words + self.sentences))
 
     @property
-    def bits_per_byte(self):
-        return self.nats / math.log(2) / self.bytes
+    def bits_per_byte(self) -> float:
+        """nats / ln(2) / bytes: comparable across vocabularies and languages."""
+        return _ratio(self.nats / math.log(2), self.bytes)
 
     @property
-    def accuracy(self):
-        return self.correct / self.tokens
+    def accuracy(self) -> float:
+        """Share of the tokens that were the most likely one."""
+        return _ratio(self.correct, self.tokens)
 
-    def figures(self):
-        """What follows from the totals, by name."""
+    def figures(self) -> dict[str, float]:
+        """Returns the figures that follow from the totals, by name."""
         names = (
             "nats_per_token",
             "perplexity_per_token",
@@ -66,7 +73,8 @@ class Evaluation:
         )
         return {name: getattr(self, name) for name in names}
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, float]:
+        """Returns totals and figures, by name."""
         return dataclasses.asdict(self) | self.figures()
 
     def __str__(self):
@@ -83,23 +91,25 @@ class Evaluation:
         )
 
 
-def exp(nats):
-    """inf, not an error, for a model that has diverged."""
-    return math.exp(nats) if nats < 700 else math.inf
+def exp(nats: float) -> float:
+    """Returns e ** nats: inf, not an error, for a model that has diverged."""
+    return math.inf if nats >= 700 else math.exp(nats)
+
+
+def _ratio(total, count):
+    return total / count if count else math.nan
 
 
 def evaluate(scoring_model, buckets, tokens, max_batches=None):
-    """Scores the rows of a split.
+    """Returns the `Evaluation` of a split, from a score of its rows.
 
     Args:
         scoring_model: a `language_model.scoring_model` of `tokens` tokens. It sees
             weights as they are now.
-        buckets: the rows, what `batches.buckets` gives.
+        buckets: the rows of the split, from `batches.buckets`.
         tokens: scored at a time; has no effect on the result.
-        max_batches: None scores every row.
-
-    Returns:
-        An `Evaluation`.
+        max_batches: the number of batches to score, evenly spaced among all; None or
+            0 scores every row.
     """
     sentences = covered = correct = 0
     counts = np.zeros(2, np.int64)
@@ -150,7 +160,19 @@ def evaluate_checkpoint(
 def evaluate_model(
     model, data_dir, description, split, tokens_per_batch, max_batches=None
 ):
-    """Evaluates a model, as its weights are, on a split of generated data."""
+    """Returns the `Evaluation` of a model, as its weights are, on a split.
+
+    Args:
+        model: a language model.
+        data_dir: folder that et-datagen wrote.
+        description: its `dataset.Description`.
+        split: name of the split.
+        tokens_per_batch: scored at a time; has no effect on the result.
+        max_batches: the number of batches to score; None or 0 scores every row.
+
+    Raises:
+        UsageError: there is no such split, or its rows are missing or damaged.
+    """
     buckets = batches.buckets(data_dir, description, split)
     tokens = description.tokens_per_batch(tokens_per_batch)
     scoring_model = language_model.scoring_model(model, tokens)

@@ -1,5 +1,6 @@
 """One training run: data, model, optimizer, callbacks, `fit`."""
 
+import contextlib
 import time
 
 import keras
@@ -45,9 +46,10 @@ def train(run, on_start=None, extra_callbacks=(), on_evaluation=None) -> Result:
 
         tf.config.experimental.enable_op_determinism()
     arguments = run, data, on_start, extra_callbacks, on_evaluation
-    if not run.output_dir:
-        return _train(*arguments)
-    with run_folder.lock(run.output_dir):
+    lock = (
+        run_folder.lock(run.output_dir) if run.output_dir else contextlib.nullcontext()
+    )
+    with lock, batches.damage_named(data.train):
         return _train(*arguments)
 
 

@@ -1,0 +1,160 @@
+import collections
+import itertools
+import shutil
+
+import numpy as np
+import pytest
+
+from conftest import PROBLEM
+from trainer import registry
+from trainer.data import batches
+from trainer.data import datagen
+from trainer.data import dataset
+from trainer.errors import UsageError
+
+
+@pytest.fixture
+def source(data_dir):
+    description = dataset.load_description(data_dir, PROBLEM)
+    (bucket,) = batches.buckets(data_dir, description, "train")
+    return bucket
+
+
+def drawn(source, seed=0, start=0, count=4, rows=8):
+    stream = batches.training_batches([source], rows * 32, seed, start)
+    return [rows for rows, _ in itertools.islice(stream, count)]
+
+
+def test_a_batch_depends_on_seed_and_step_alone(source):
+    first = drawn(source)
+    np.testing.assert_array_equal(first, drawn(source))
+    np.testing.assert_array_equal(first[2:], drawn(source, start=2, count=2))
+    assert (np.array(first) != np.array(drawn(source, seed=1))).any()
+
+
+def test_every_epoch_has_every_row_in_another_order(source):
+    count = len(source)
+    epochs = drawn(source, rows=1, count=2 * count)
+    first, second = epochs[:count], epochs[count:]
+    assert (np.array(first) != np.array(second)).any()
+    rows = sorted(source[i][1].tolist() for i in range(count))
+    for epoch in (first, second):
+        assert sorted(batch[0].tolist() for batch in epoch) == rows
+
+
+def test_evaluation_covers_every_row_once(source):
+    seen = []
+    for headers, rows in batches.evaluation_batches([source], 7 * 32 + 5):
+        assert headers.shape == (7, 2) and rows.shape == (7, 32)
+        seen += rows.tolist()
+    expected = [source[i][1].tolist() for i in range(len(source))]
+    assert seen[: len(source)] == expected
+    assert not np.any(seen[len(source) :])
+
+
+@pytest.fixture(scope="module")
+def unpacked(data_dir, tmp_path_factory):
+    """The same text, a sentence a row."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    problem = registry.problems.get("languagemodel_lm1b2k")
+    description = datagen.generate(problem, data_dir / "text", folder, max_length=48)
+    return folder, description
+
+
+def test_unpacked_rows_hold_the_same_sentences(data_dir, unpacked):
+    folder, description = unpacked
+    packed = dataset.load_description(data_dir, PROBLEM).splits["dev"]
+    split = description.splits["dev"]
+    for count in ("sentences", "words", "bytes", "tokens"):
+        assert getattr(split, count) == getattr(packed, count)
+    assert set(split.rows) <= {18, 24, 36, 48}  # few shapes to compile
+    for bucket in batches.buckets(folder, description, "dev"):
+        assert len(bucket) == split.rows[bucket.length]
+        for i in range(len(bucket)):
+            _, ids = bucket[i]
+            real = ids[ids != 0]
+            assert len(ids) == bucket.length
+            assert np.sum(real == 1) == (real[-1] == 1)  # one, or a segment
+
+
+def test_unpacked_batches_are_of_one_length_and_few_tokens(unpacked):
+    folder, description = unpacked
+    train = batches.buckets(folder, description, "train")
+    stream = batches.training_batches(train, 500, seed=0)
+    found = [rows for rows, _ in itertools.islice(stream, 400)]
+    shapes = collections.Counter(rows.shape for rows in found)
+    assert set(shapes) == {(500 // b.length, b.length) for b in train}
+    for bucket in train:  # as often as its share of the batches
+        shape = (500 // bucket.length, bucket.length)
+        share = len(bucket) * bucket.length / description.splits["train"].cells
+        assert abs(shapes[shape] / 400 - share) < 0.02
+    again = batches.training_batches(train, 500, seed=0, start_step=399)
+    np.testing.assert_array_equal(next(again)[0], found[-1])
+
+
+def test_a_part_of_an_evaluation_has_every_length(unpacked):
+    folder, description = unpacked
+    dev = batches.buckets(folder, description, "dev")
+    whole = list(batches.evaluation_batches(dev, 500))
+    part = list(batches.evaluation_batches(dev, 500, max_batches=len(whole) // 2))
+    assert len(part) == len(whole) // 2
+    assert {rows.shape for _, rows in part} == {rows.shape for _, rows in whole}
+
+
+def flip(path, where):
+    data = bytearray(path.read_bytes())
+    data[where] ^= 0xFF
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(b"no rows at all" * 9999),
+        lambda path: flip(path, 100),  # the first row
+        lambda path: path.write_bytes(  # whole, but of other rows
+            path.with_name(path.name.replace("train", "dev")).read_bytes()
+        ),
+    ],
+)
+def test_damaged_rows(data_dir, tmp_path, damage):
+    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+    description = dataset.load_description(tmp_path, PROBLEM)
+    damage(dataset.Paths(tmp_path, PROBLEM).rows("train", 32))
+    with pytest.raises(UsageError, match="-32.array_record is damaged: run et-datag"):
+        (bucket,) = batches.buckets(tmp_path, description, "train")
+        next(batches.training_batches([bucket], len(bucket) * 32, seed=0))
+
+
+def test_the_error_of_a_damaged_row_takes_the_place_of_the_library_s(
+    data_dir, tmp_path
+):
+    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+    flip(dataset.Paths(tmp_path, PROBLEM).rows("train", 32), 100)
+    description = dataset.load_description(tmp_path, PROBLEM)
+    (bucket,) = batches.buckets(tmp_path, description, "train")
+
+    def fit():
+        try:
+            next(batches.training_batches([bucket], len(bucket) * 32, seed=0))
+        except UsageError:
+            raise RuntimeError("of TensorFlow") from None
+
+    with pytest.raises(UsageError, match="is damaged: run et-datagen again"):
+        with batches.damage_named([bucket]):
+            fit()
+    (sound,) = batches.buckets(tmp_path, description, "dev")
+    with pytest.raises(RuntimeError, match="of TensorFlow"):
+        with batches.damage_named([sound]):
+            fit()
+
+
+def test_missing_rows(data_dir, tmp_path):
+    description = dataset.load_description(data_dir, PROBLEM)
+    with pytest.raises(UsageError, match="-32.array_record is missing: run et-datag"):
+        batches.buckets(tmp_path, description, "train")
+    with pytest.raises(UsageError, match="holds no x split of .*, only train, dev, te"):
+        batches.buckets(data_dir, description, "x")
