@@ -128,7 +128,12 @@ def load_description(data_dir, problem) -> Description:
             f"{data_dir} holds no complete data of {problem} (no {path.name}): "
             f"run et-datagen --problem={problem} --data_dir={data_dir}"
         )
-    fields = json.loads(path.read_text())
+    return read_description(path)
+
+
+def read_description(path) -> Description:
+    """Reads the JSON file of a `Description`."""
+    fields = json.loads(pathlib.Path(path).read_text())
     fields["splits"] = {k: read_split(v) for k, v in fields["splits"].items()}
     return Description(**fields)
 

@@ -8,6 +8,8 @@ from trainer.errors import UsageError
 from trainer.models import losses
 from trainer.optim import catalog
 from trainer.runs import checkpoints
+from trainer.runs import run_folder
+from trainer.runs import trained_model
 
 
 def build(run, description):
@@ -21,7 +23,7 @@ def build(run, description):
     finally:
         keras.config.set_dtype_policy(before)
     if run.warm_start_from:
-        _take_weights(model, run.warm_start_from)
+        _take_weights(model, run, description)
     optimizer = catalog.create(run.hparams, model.trainable_variables)
     if run.dtype == "mixed_float16":
         # Here, not by `compile`: that would ask the policy again at every loading.
@@ -47,8 +49,15 @@ def seed_dropout(model, seed, step):
         state.assign(np.array([own, step], dtype=state.dtype))
 
 
-def _take_weights(model, path):
-    """Gives a new model the weights of a checkpoint, if they fit."""
+def _take_weights(model, run, description):
+    """Gives a new model the weights of a checkpoint, if they fit.
+
+    Raises:
+        UsageError: the checkpoint is of another vocabulary or another shape.
+    """
+    path = run.warm_start_from
+    _, trained_on = run_folder.read_vocabulary(run_folder.of_checkpoint(path))
+    trained_model.check_vocabulary(path, trained_on, run.data_dir, description)
     source = checkpoints.load(path)
     ours, theirs = ({v.path: v for v in m.weights} for m in (model, source))
     for name in sorted(set(ours) | set(theirs)):

@@ -70,18 +70,13 @@ class _Data:
             )
         self.mean_length = split.cells / split.row_count
 
-    def identity(self):
-        """What the weights and the order of the data depend on."""
-        names = ("vocab_size", "max_length", "tokenizer_sha256")
-        facts = {name: getattr(self.description, name) for name in names}
-        rows = self.description.splits["train"].row_count
-        return {"data": facts | {"train_rows": rows}}
-
 
 def _train(run, data, on_start, extra_callbacks, on_evaluation):
     newest = None
     if run.output_dir:
-        run_folder.write_config(run.output_dir, run.identity() | data.identity())
+        run_folder.check(
+            run.output_dir, run.identity(), run.default_identity(), data.description
+        )
         newest = checkpoints.latest(run.output_dir)
     model = (
         checkpoints.load(newest) if newest else building.build(run, data.description)
@@ -92,7 +87,9 @@ def _train(run, data, on_start, extra_callbacks, on_evaluation):
             f"{newest} is at step {start_step} already: choose "
             f"--train_steps > {start_step}"
         )
-
+    if run.output_dir:
+        vocabulary = dataset.Paths(run.data_dir, run.problem).tokenizer
+        run_folder.begin(run.output_dir, run.identity(), data.description, vocabulary)
     if on_start:
         on_start()
     building.seed_dropout(model, run.seed, start_step)

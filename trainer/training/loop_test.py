@@ -1,6 +1,7 @@
 """Runs of a very small model: they learn, continue exactly, and are evaluated."""
 
 import dataclasses
+import pathlib
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from trainer.hparams import HParams
 from trainer.models import language_model
 from trainer.optim import catalog
 from trainer.runs import checkpoints
+from trainer.runs import trained_model
 from trainer.training import building
 from trainer.training import loop
 from trainer.training.run import Run
@@ -42,6 +44,13 @@ def run(data_dir, output_dir=None, steps=8, **kwargs):
 def split_of(data_dir, split):
     description = dataset.load_description(data_dir, PROBLEM)
     return batches.buckets(data_dir, description, split)
+
+
+def evaluate(path, data_dir, tokens=512):
+    """The evaluation of a checkpoint in the folder of its run."""
+    loaded = trained_model.load(pathlib.Path(path).parent.parent, path)
+    description = loaded.check_data(data_dir)
+    return evaluation.evaluate_model(loaded.model, data_dir, description, "dev", tokens)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +115,7 @@ def test_checkpoint_evaluates_to_the_same_figures(trained, data_dir):
     output_dir, result = trained
     path = checkpoints.latest(output_dir)
     assert str(path) == result.checkpoint and path.name == "model-400.keras"
-    found = evaluation.evaluate_checkpoint(path, data_dir, PROBLEM, "dev", 512)
+    found = evaluate(path, data_dir)
     np.testing.assert_allclose(found.nats, result.evaluations[-1][1].nats, rtol=1e-6)
 
 
@@ -161,7 +170,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(data_dir, tmp_path, optimizer):
 
 def test_an_output_dir_belongs_to_one_run(trained, data_dir):
     output_dir, _ = trained
-    with pytest.raises(UsageError, match="hparams.*choose another --output_dir"):
+    with pytest.raises(UsageError, match="hparams.*choose another output_dir"):
         loop.train(run(data_dir, output_dir, 410, optimizer="adam"))
     with pytest.raises(UsageError, match="is at step 400 already"):
         loop.train(run(data_dir, output_dir, 400))
@@ -223,9 +232,7 @@ def test_averaged_weights_are_evaluated_and_the_run_goes_on(data_dir, tmp_path):
     parts = loop.train(run(data_dir, tmp_path / "parts", 6, ema_momentum=0.9))
     for a, b in zip(whole.model.get_weights(), parts.model.get_weights()):
         np.testing.assert_allclose(a, b, atol=1e-6)
-    found = evaluation.evaluate_checkpoint(
-        whole.checkpoint, data_dir, PROBLEM, "dev", 512
-    )
+    found = evaluate(whole.checkpoint, data_dir)
     np.testing.assert_allclose(found.nats, whole.evaluations[-1][1].nats, rtol=1e-6)
 
 
@@ -239,7 +246,7 @@ def test_the_best_model_is_kept_and_ends_the_run(data_dir, tmp_path):
     step, best = checkpoints.best(tmp_path)
     assert best == min(nats) and step == result.evaluations[nats.index(best)][0]
     path = tmp_path / "checkpoints" / "best.keras"
-    found = evaluation.evaluate_checkpoint(path, data_dir, PROBLEM, "dev", 512)
+    found = evaluate(path, data_dir)
     np.testing.assert_allclose(found.nats_per_token, best, rtol=1e-6)
 
 
@@ -306,10 +313,8 @@ def test_data_of_another_shape_is_refused(trained, data_dir, tmp_path):
     output_dir, _ = trained
     problem = registry.problems.get(PROBLEM)
     datagen.generate(problem, data_dir / "text", tmp_path, max_length=16)
-    with pytest.raises(UsageError, match="row length=16.*trained with 32"):
-        evaluation.evaluate_checkpoint(
-            checkpoints.latest(output_dir), tmp_path, PROBLEM, "dev", 512
-        )
+    with pytest.raises(UsageError, match="rows of 16.*trained on rows of 32"):
+        trained_model.load(output_dir).check_data(tmp_path)
 
 
 def test_rows_of_many_lengths(data_dir, tmp_path):
@@ -325,9 +330,7 @@ def test_rows_of_many_lengths(data_dir, tmp_path):
     again = loop.train(dataclasses.replace(first, train_steps=80))
     nats = [r.evaluations[-1][1].nats for r in (result, again)]
     assert nats[1] < nats[0]
-    found = evaluation.evaluate_checkpoint(
-        again.checkpoint, tmp_path / "data", problem.name, "dev", 96
-    )
+    found = evaluate(again.checkpoint, tmp_path / "data", 96)
     assert found.sentences == 200
     np.testing.assert_allclose(found.nats, nats[1], rtol=1e-5)
 

@@ -33,11 +33,15 @@ class Run:
     label: str = ""  # of the progress bar
 
     def identity(self):
-        """What must not change between the runs of one output_dir."""
+        """Returns the settings that must not change within one output_dir."""
         names = ("problem", "model", "seed", "dtype", "warm_start_from")
         return {n: getattr(self, n) for n in names} | {
             "hparams": dataclasses.asdict(self.hparams)
         }
+
+    def default_identity(self):
+        """Returns `identity()` of a run that sets nothing but problem and data."""
+        return Run(self.problem, self.data_dir, HParams(), 1).identity()
 
 
 @dataclasses.dataclass(frozen=True)
