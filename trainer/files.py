@@ -1,26 +1,63 @@
 """Files that are whole or absent."""
 
+import contextlib
+import json
 import os
+import pathlib
+from collections.abc import Callable
+
+from trainer.errors import UsageError
 
 
-def write_atomically(path, write):
+def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], object]):
     """Calls `write(partial)` with a path beside `path`, then renames it.
 
-    A kill in between leaves the old file, or none, under the final name. The
-    suffix stays, for writers that choose a format by it.
+    A kill in between leaves the old file, or none, under the final name; a failure
+    leaves no partial file either. The suffix stays, for writers that choose a format
+    by it.
     """
-    write(partial_path(path))
-    finish(path)
+    with removed_on_failure(path):
+        write(partial_path(path))
+        finish(path)
 
 
-def partial_path(path):
+def write_json(path: pathlib.Path, value):
+    """Writes `value` as JSON, atomically."""
+    text = json.dumps(value, indent=2) + "\n"
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: pathlib.Path, remedy: str):
+    """Reads a JSON file of ours.
+
+    Raises:
+        UsageError: the file is damaged; the message ends with `remedy`.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON or of UTF-8
+        raise UsageError(f"{path} is damaged ({error}): {remedy}") from None
+
+
+def partial_path(path: pathlib.Path) -> pathlib.Path:
     """Where a file is written before it has its name."""
     return path.with_name(f"partial-{path.name}")
 
 
-def finish(path):
+def finish(path: pathlib.Path):
     """Gives a file that was written to `partial_path(path)` its name."""
     partial = partial_path(path)
     with open(partial, "rb") as file:  # on the disk before it has its name
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def removed_on_failure(path: pathlib.Path):
+    """Deletes `partial_path(path)` if the block ends with an exception."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # the block's own error says more
+            partial_path(path).unlink()
+        raise

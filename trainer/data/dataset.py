@@ -13,12 +13,12 @@ that end in the row, then the token ids.
 """
 
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
 
 from trainer.errors import UsageError
+from trainer.files import read_json
 
 HEADER = 2  # words, bytes
 
@@ -131,11 +131,22 @@ def load_description(data_dir, problem) -> Description:
     return read_description(path)
 
 
-def read_description(path) -> Description:
-    """Reads the JSON file of a `Description`."""
-    fields = json.loads(pathlib.Path(path).read_text())
-    fields["splits"] = {k: read_split(v) for k, v in fields["splits"].items()}
-    return Description(**fields)
+def read_description(
+    path: pathlib.Path, remedy: str = "run et-datagen again"
+) -> Description:
+    """Reads the JSON file of a `Description`.
+
+    Raises:
+        UsageError: the file is damaged; the message ends with `remedy`.
+    """
+    fields = read_json(path, remedy)
+    try:
+        splits = {name: read_split(value) for name, value in fields["splits"].items()}
+        return Description(**fields | {"splits": splits})
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UsageError(
+            f"{path} is damaged (it describes no data set): {remedy}"
+        ) from None
 
 
 def read_split(fields) -> Split:

@@ -28,18 +28,26 @@ import time
 from trainer.data import dataset
 from trainer.data import tokenizer
 from trainer.errors import UsageError
+from trainer.files import read_json
 from trainer.files import write_atomically
+from trainer.files import write_json
 from trainer.hparams import HParams
+from trainer.runs import checkpoints
+
+_REMEDY = "bring it back from a copy, or train in another output_dir"
 
 
 @contextlib.contextmanager
 def lock(output_dir):
     """Holds a run's folder. Two runs at once would overwrite each other.
 
-    The lock goes with the process, however that ends.
+    The lock goes with the process, however that ends. A folder into which nothing was
+    written goes, too.
     """
-    pathlib.Path(output_dir).mkdir(parents=True, exist_ok=True)
-    with open(pathlib.Path(output_dir) / ".lock", "w") as file:
+    folder = pathlib.Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -47,13 +55,18 @@ def lock(output_dir):
                 f"another run is busy in {output_dir}: wait for it, or choose "
                 "another output_dir"
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            if list(folder.iterdir()) == [path]:
+                path.unlink()
+                folder.rmdir()
 
 
 def record_start(output_dir, flags_text):
     """Keeps how a run was started, so that it can be started again."""
     folder = pathlib.Path(output_dir)
-    _write(folder / "flags.txt", flags_text)
+    write_atomically(folder / "flags.txt", lambda p: p.write_text(flags_text))
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
@@ -99,7 +112,8 @@ def check(output_dir, config, defaults, description):
     """Refuses to continue the run of a folder with other settings or other data.
 
     A setting that the folder's config.json lacks had its default: it came with a
-    newer version.
+    newer version. A folder without a model holds nothing to continue: every run may
+    start there.
 
     Args:
         output_dir: folder that may hold a run.
@@ -110,12 +124,14 @@ def check(output_dir, config, defaults, description):
     Raises:
         UsageError: the folder's run differs.
     """
-    if not _config(output_dir).is_file():
+    if not checkpoints.any_model(output_dir):
         return
     before = {"config": defaults | read_config(output_dir)}
     now = {"config": config}
     if _data(output_dir).is_file():
-        before["data"] = dataclasses.asdict(dataset.read_description(_data(output_dir)))
+        before["data"] = dataclasses.asdict(
+            dataset.read_description(_data(output_dir), _REMEDY)
+        )
         now["data"] = dataclasses.asdict(description)
     difference = _first_difference("", before, now)
     if difference:
@@ -153,15 +169,15 @@ def begin(output_dir, config, description, vocabulary):
     write_atomically(
         _vocabulary(output_dir), lambda partial: partial.write_bytes(content)
     )
-    _write(_data(output_dir), _json(dataclasses.asdict(description)))
-    _write(_config(output_dir), _json(config))  # last: with it there is a run
+    write_json(_data(output_dir), dataclasses.asdict(description))
+    write_json(_config(output_dir), config)  # last: with it there is a run
 
 
 def read_config(output_dir) -> dict:
     """Returns the settings of a folder's run; hparams that it lacks at their default.
 
     Raises:
-        UsageError: the folder holds no run.
+        UsageError: the folder holds no run, or config.json is damaged.
     """
     path = _config(output_dir)
     if not path.is_file():
@@ -169,9 +185,12 @@ def read_config(output_dir) -> dict:
             f"{output_dir} holds no run (no {path.name}): train one first with "
             "et-trainer"
         )
-    config = json.loads(path.read_text())
-    hparams = dataclasses.asdict(HParams()) | config["hparams"]
-    return config | {"hparams": hparams}
+    config = read_json(path, _REMEDY)
+    try:
+        hparams = dataclasses.asdict(HParams()) | config["hparams"]
+        return config | {"hparams": hparams}
+    except (KeyError, TypeError):
+        raise UsageError(f"{path} is damaged: {_REMEDY}") from None
 
 
 def read_vocabulary(output_dir):
@@ -187,7 +206,7 @@ def read_vocabulary(output_dir):
                 f"{path} is missing: continue the run with et-trainer, which writes "
                 "it, or copy the whole folder of the run"
             )
-    description = dataset.read_description(paths[1])
+    description = dataset.read_description(paths[1], _REMEDY)
     if tokenizer.checksum(paths[0]) != description.tokenizer_sha256:
         raise UsageError(f"{paths[0]} is not the vocabulary that {paths[1]} describes")
     return tokenizer.load(paths[0]), description
@@ -222,11 +241,3 @@ def _vocabulary(output_dir):
 
 def _data(output_dir):
     return pathlib.Path(output_dir) / "data.json"
-
-
-def _json(value):
-    return json.dumps(value, indent=2) + "\n"
-
-
-def _write(path, text):
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -46,7 +46,7 @@ def test_wrong_ranges(text, message):
 
 
 def test_a_study_finds_the_better_rate_and_goes_on(data_dir, tmp_path):
-    run = Run(PROBLEM, str(data_dir), HPARAMS, 12, eval_frequency=4)
+    run = Run(PROBLEM, str(data_dir), HPARAMS, 12, local_eval_frequency=4)
     ranges = {"learning_rate_constant": Range(choices=(0.0001, 1.0))}
     ended = []
 
