@@ -63,7 +63,7 @@ def trained(data_dir, tmp_path_factory):
     )
     run = Run(PROBLEM, str(data_dir), hparams, 60, output_dir)
     loop.train(run, lambda: run_folder.record_start(output_dir, ""))
-    return trained_model.load(output_dir, data_dir)
+    return trained_model.load(output_dir)
 
 
 @pytest.fixture(scope="session")

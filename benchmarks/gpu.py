@@ -121,8 +121,8 @@ def train(part):
             hparams=hparams,
             train_steps=part.steps,
             dtype=part.dtype,
-            jit_compile="true",
-            eval_batches=4 if part.what == "speed" else 0,
+            xla_compile="true",
+            eval_steps=4 if part.what == "speed" else 0,
             label=f"{part.what} {part.optimizer}",
         )
     )

@@ -116,7 +116,7 @@ def _timed_steps(step):
     return _STEPS.value * _TOKENS.value / (time.perf_counter() - start)
 
 
-def _ours(optimizer="et2", causal_only=False, jit_compile="auto"):
+def _ours(optimizer="et2", causal_only=False, xla_compile="auto"):
     import dataclasses
 
     import keras
@@ -140,10 +140,10 @@ def _ours(optimizer="et2", causal_only=False, jit_compile="auto"):
             problem=_PROBLEM,
             data_dir=data_dir,
             hparams=dataclasses.replace(_hparams(), optimizer=optimizer),
-            jit_compile=jit_compile,
+            xla_compile=xla_compile,
             train_steps=_WARMUP + _STEPS.value,
-            eval_frequency=10**9,
-            eval_batches=1,
+            local_eval_frequency=10**9,
+            eval_steps=1,
         )
         loop.train(run, extra_callbacks=[Stopwatch()])
     ends = Stopwatch.ends[_WARMUP - 1 :]
@@ -312,7 +312,7 @@ def _figures(tokens_per_second, *libraries):
 # Name: what it runs, its Keras backend, the interpreter's flag.
 CONTESTANTS = {
     "ours": (_ours, "tensorflow", None),
-    "ours_xla": (lambda: _ours(jit_compile="true"), "tensorflow", None),
+    "ours_xla": (lambda: _ours(xla_compile="true"), "tensorflow", None),
     "ours_adam": (lambda: _ours("adam"), "tensorflow", None),
     "ours_causal_only": (lambda: _ours(causal_only=True), "tensorflow", None),
     "input_pipeline": (_input_pipeline, "tensorflow", None),

@@ -108,7 +108,7 @@ def test_help_is_complete_and_light(binary):
             "--data_dir={data} --output_dir={tmp}",
             "holds no run",
         ),
-        ("et_eval", "--output_dir={tmp}", "--data_dir must be given"),
+        ("et_eval", "--output_dir={tmp}", "holds no run"),
         ("et_decoder", "--output_dir={tmp} --data_dir={data}", "holds no run"),
         (
             "et_decoder",
@@ -125,7 +125,7 @@ def test_help_is_complete_and_light(binary):
             "--output_dir={tmp} --data_dir={data} --beam_size=2 --num_samples=3",
             "--num_samples=3 needs --beam_size of as much or more. Got 2",
         ),
-        ("et_exporter", "--output_dir={tmp}", "--data_dir, --export_dir must be given"),
+        ("et_exporter", "--output_dir={tmp}", "--export_dir must be given"),
         (
             "et_exporter",
             "--output_dir={tmp} --data_dir={data} --export_dir={tmp}/e",
@@ -218,12 +218,13 @@ def test_train_continue_evaluate(data_dir, tmp_path):
     figures = json.loads(out)
     assert figures["sentences"] == 200
     assert 0 < figures["accuracy"] < 1
-    run = [f"--data_dir={data_dir}", f"--output_dir={tmp_path}"]
-    use_what_was_trained(run, data_dir / "text" / FOLDER / DEV, tmp_path, figures)
+    use_what_was_trained(data_dir, tmp_path, figures)
 
 
-def use_what_was_trained(run, text, tmp_path, figures):
+def use_what_was_trained(data_dir, tmp_path, figures):
     """Score, decode and export, in the run's folder to save time."""
+    run = [f"--output_dir={tmp_path}"]
+    text = data_dir / "text" / FOLDER / DEV
     status, out, err = call("et_eval", *run, f"--score_file={text}", "--json")
     assert status == 0, err
     *lines, corpus = map(json.loads, out.splitlines())
@@ -270,7 +271,9 @@ def use_what_was_trained(run, text, tmp_path, figures):
     assert status == 1 and "the prompt in line 2 has" in err and out == ""
 
     export = ["et_exporter", *run, f"--export_dir={tmp_path / 'lm' / '1'}"]
-    status, out, err = call(*export, "--eval_splits=dev,test", "--eval_steps=1")
+    status, out, err = call(
+        *export, f"--data_dir={data_dir}", "--eval_splits=dev,test", "--eval_steps=1"
+    )
     assert status == 0, err
     assert "saved_model" in out
     card = (tmp_path / "lm" / "1" / "README.md").read_text()

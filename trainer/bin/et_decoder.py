@@ -1,8 +1,8 @@
 r"""et-decoder: continues prompts with a trained model.
 
-    et-decoder --output_dir=run --data_dir=data --decode_from_file=prompts.txt
-    echo "The president" | et-decoder --output_dir=run --data_dir=data --top_k=40
-    et-decoder --output_dir=run --data_dir=data --decode_interactive
+    et-decoder --output_dir=run --decode_from_file=prompts.txt
+    echo "The president" | et-decoder --output_dir=run --top_k=40
+    et-decoder --output_dir=run --decode_interactive
 
 A line is a prompt; an empty one asks for a sentence from its start. Output is prompt
 and continuation, one a line.
@@ -27,7 +27,9 @@ _OUTPUT_DIR = flags.DEFINE_string(
 _CHECKPOINT_PATH = flags.DEFINE_string(
     "checkpoint_path", None, "A checkpoint, in place of the newest."
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that et-datagen wrote.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Needless: the run has its vocabulary. Refused if it differs."
+)
 _FROM_FILE = flags.DEFINE_string(
     "decode_from_file", "-", "Prompts, one a line; - is standard input."
 )
@@ -67,7 +69,7 @@ _JSON = flags.DEFINE_bool(
 
 def main(argv):
     cli.no_arguments(argv)
-    cli.require(_OUTPUT_DIR, _DATA_DIR)
+    cli.require(_OUTPUT_DIR)
     cli.require_positive(_LENGTH, _NUM_SAMPLES, _BATCH_SIZE)
     check_settings()
     if _INTERACTIVE.value:
@@ -116,9 +118,9 @@ class Continuer:
         from trainer.inference import decoding
         from trainer.runs import trained_model
 
-        trained = trained_model.load(
-            _OUTPUT_DIR.value, _DATA_DIR.value, _CHECKPOINT_PATH.value
-        )
+        trained = trained_model.load(_OUTPUT_DIR.value, _CHECKPOINT_PATH.value)
+        if _DATA_DIR.value:
+            trained.check_data(_DATA_DIR.value)
         if _BEAM_SIZE.value:
             function = functools.partial(
                 beam_search.beam_search, beams=_BEAM_SIZE.value, alpha=_ALPHA.value

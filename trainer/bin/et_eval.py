@@ -1,7 +1,7 @@
 r"""et-eval: how well a trained model predicts a split, or given text.
 
     et-eval --output_dir=run --data_dir=data
-    et-eval --output_dir=run --data_dir=data --score_file=text.txt > scores.tsv
+    et-eval --output_dir=run --score_file=text.txt > scores.tsv
 
 With --score_file every line is a sentence. A line of output has its number, its nats
 (-log p, its end counted), nats per token, tokens, words, perplexity per word, and the
@@ -22,7 +22,9 @@ _OUTPUT_DIR = flags.DEFINE_string(
 _CHECKPOINT_PATH = flags.DEFINE_string(
     "checkpoint_path", None, "A checkpoint, in place of the newest."
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that et-datagen wrote.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder that et-datagen wrote; needless with --score_file."
+)
 _PROBLEM = flags.DEFINE_string(
     "problem", None, "Name of the problem. Default: the one trained on."
 )
@@ -40,30 +42,36 @@ _JSON = flags.DEFINE_bool(
 
 def main(argv):
     cli.no_arguments(argv)
-    cli.require(_OUTPUT_DIR, _DATA_DIR)
+    cli.require(_OUTPUT_DIR)
     from trainer.runs import run_folder
 
-    config = run_folder.read_config(_OUTPUT_DIR.value)
+    run_folder.read_config(_OUTPUT_DIR.value)
     if _SCORE_FILE.value:
         with cli.lines("score_file", _SCORE_FILE.value) as lines:
             return score(lines)
+    cli.require(_DATA_DIR)
     from trainer.evaluation import evaluation
-    from trainer.runs import trained_model
 
-    path = trained_model.checkpoint(_OUTPUT_DIR.value, _CHECKPOINT_PATH.value)
-    result = evaluation.evaluate_checkpoint(
-        path,
-        data_dir=_DATA_DIR.value,
-        problem=_PROBLEM.value or config["problem"],
-        split=_SPLIT.value,
-        tokens_per_batch=config["hparams"]["batch_size"],
-        max_batches=_EVAL_STEPS.value,
+    trained = load()
+    result = evaluation.evaluate_model(
+        trained.model,
+        _DATA_DIR.value,
+        trained.check_data(_DATA_DIR.value, _PROBLEM.value),
+        _SPLIT.value,
+        trained.batch_size,
+        _EVAL_STEPS.value,
     )
     if _JSON.value:
         print(json.dumps(result.to_dict()))
     else:
-        print(f"{path}, {_SPLIT.value} split\n{result}")
+        print(f"{trained.path}, {_SPLIT.value} split\n{result}")
     return 0
+
+
+def load():
+    from trainer.runs import trained_model
+
+    return trained_model.load(_OUTPUT_DIR.value, _CHECKPOINT_PATH.value)
 
 
 _COLUMNS = ("nats", "nats_per_token", "tokens", "words", "perplexity_per_word")
@@ -73,11 +81,8 @@ def score(lines):
     """Prints a line for each line, and one for all."""
     from trainer.errors import UsageError
     from trainer.evaluation import scoring
-    from trainer.runs import trained_model
 
-    trained = trained_model.load(
-        _OUTPUT_DIR.value, _DATA_DIR.value, _CHECKPOINT_PATH.value
-    )
+    trained = load()
     scores = scoring.score_lines(
         trained.model, trained.processor, lines, trained.max_length, trained.batch_size
     )

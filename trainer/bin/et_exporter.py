@@ -20,7 +20,9 @@ _OUTPUT_DIR = flags.DEFINE_string(
 _CHECKPOINT_PATH = flags.DEFINE_string(
     "checkpoint_path", None, "A checkpoint, in place of the newest."
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that et-datagen wrote.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder that et-datagen wrote. Without it nothing is evaluated."
+)
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "Folder to make.")
 _FORMAT = flags.DEFINE_enum(
     "format", "saved_model", ["saved_model", "keras", "onnx"], "What to write."
@@ -35,26 +37,29 @@ _EVAL_STEPS = flags.DEFINE_integer(
 
 def main(argv):
     cli.no_arguments(argv)
-    cli.require(_OUTPUT_DIR, _DATA_DIR, _EXPORT_DIR)
+    cli.require(_OUTPUT_DIR, _EXPORT_DIR)
+    if flags.FLAGS[_SPLITS.name].present:
+        cli.require(_DATA_DIR)
     from trainer.evaluation import evaluation
     from trainer.inference import exporting
     from trainer.runs import trained_model
 
-    trained = trained_model.load(
-        _OUTPUT_DIR.value, _DATA_DIR.value, _CHECKPOINT_PATH.value
-    )
     exporting.check(_EXPORT_DIR.value, _FORMAT.value)
-    evaluations = {
-        split: evaluation.evaluate_model(
-            trained.model,
-            _DATA_DIR.value,
-            trained.description,
-            split,
-            trained.batch_size,
-            _EVAL_STEPS.value,
-        )
-        for split in _SPLITS.value
-    }
+    trained = trained_model.load(_OUTPUT_DIR.value, _CHECKPOINT_PATH.value)
+    evaluations = {}
+    if _DATA_DIR.value:
+        description = trained.check_data(_DATA_DIR.value)
+        evaluations = {
+            split: evaluation.evaluate_model(
+                trained.model,
+                _DATA_DIR.value,
+                description,
+                split,
+                trained.batch_size,
+                _EVAL_STEPS.value,
+            )
+            for split in _SPLITS.value
+        }
     command = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
     path = exporting.export(
         trained, _EXPORT_DIR.value, _FORMAT.value, evaluations, command

@@ -64,8 +64,8 @@ def main(argv):
     settings = _RUN.run(
         hparams,
         train_steps=_TRAIN_STEPS.value,
-        seed=_SEED.value,
-        eval_frequency=_EVAL_FREQUENCY.value,
+        random_seed=_SEED.value,
+        local_eval_frequency=_EVAL_FREQUENCY.value,
     )
     try:
         objective = sweep.training_objective(settings, ranges)

@@ -38,10 +38,15 @@ _DETERMINISTIC = flags.DEFINE_bool(
 _WARM_START = flags.DEFINE_string(
     "warm_start_from", None, "Checkpoint whose weights a new run starts from."
 )
-_PATIENCE = flags.DEFINE_integer(
+_EARLY_STOPPING = flags.DEFINE_integer(
     "early_stopping_evaluations",
     0,
     "End after that many evaluations in a row without a better one; 0: never.",
+)
+_NONFINITE_STEPS = flags.DEFINE_integer(
+    "nonfinite_steps",
+    5,
+    "Steps in a row with a loss that is inf or nan that end a run as diverged.",
 )
 _CHECK = flags.DEFINE_bool(
     "check",
@@ -60,7 +65,7 @@ _REMAT = flags.DEFINE_bool(
 _PROFILE = flags.DEFINE_list(
     "profile", None, "FIRST,LAST step to trace for TensorBoard's profiler."
 )
-_JIT_COMPILE = flags.DEFINE_enum(
+_XLA_COMPILE = flags.DEFINE_enum(
     "xla_compile",
     "auto",
     ["auto", "true", "false"],
@@ -94,19 +99,23 @@ def main(argv):
         hparams,
         output_dir=_OUTPUT_DIR.value,
         train_steps=_TRAIN_STEPS.value,
-        seed=_SEED.value,
-        jit_compile=_JIT_COMPILE.value,
-        eval_frequency=_EVAL_FREQUENCY.value,
-        checkpoint_frequency=_CHECKPOINT_FREQUENCY.value,
-        checkpoints_kept=_KEEP.value,
+        random_seed=_SEED.value,
+        xla_compile=_XLA_COMPILE.value,
+        local_eval_frequency=_EVAL_FREQUENCY.value,
+        save_checkpoints_steps=_CHECKPOINT_FREQUENCY.value,
+        keep_checkpoint_max=_KEEP.value,
+        nonfinite_steps=_NONFINITE_STEPS.value,
         deterministic=_DETERMINISTIC.value,
         warm_start_from=_WARM_START.value,
-        patience=_PATIENCE.value,
+        early_stopping_evaluations=_EARLY_STOPPING.value,
         remat=_REMAT.value,
         profile=profile_steps(_PROFILE.value),
     )
     if _CHECK.value:
         print(check.check(settings))
+        return 0
+    if done := loop.finished(settings):
+        print(done)
         return 0
     result = loop.train(
         settings,

@@ -74,7 +74,7 @@ class RunFlags:
             model=self._model.value,
             data_dir=self._data_dir.value,
             hparams=hparams,
-            eval_batches=self._eval_steps.value,
+            eval_steps=self._eval_steps.value,
             dtype=self._dtype.value,
             **others,
         )

@@ -6,13 +6,9 @@ import math
 import numpy as np
 
 from trainer.data import batches
-from trainer.data import dataset
 from trainer.data.tokenizer import EOS_ID
 from trainer.data.tokenizer import PAD_ID
-from trainer.errors import UsageError
 from trainer.models import language_model
-from trainer.optim import optimizer_state
-from trainer.runs import checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,32 +124,6 @@ def evaluate(scoring_model, buckets, tokens, max_batches=None):
         tokens=covered,
         nats=nats,
         correct=correct,
-    )
-
-
-def evaluate_checkpoint(
-    path, data_dir, problem, split, tokens_per_batch, max_batches=None
-):
-    """Evaluates a saved model on a split of generated data.
-
-    Raises:
-        UsageError: the data has other rows or another vocabulary than the model.
-    """
-    description = dataset.load_description(data_dir, problem)
-    batches.buckets(data_dir, description, split)  # before a model is loaded
-    model = checkpoints.load(path)
-    optimizer_state.use_averaged_weights(model)
-    for what, data, trained in (
-        ("row length", description.row_length, model.input_shape[1]),
-        ("vocab_size", description.vocab_size, model.output_shape[2]),
-    ):
-        if data != trained:
-            raise UsageError(
-                f"{data_dir} has {what}={data or 'any'}, but {path} was trained with "
-                f"{trained or 'any'}: give the --data_dir of its training"
-            )
-    return evaluate_model(
-        model, data_dir, description, split, tokens_per_batch, max_batches
     )
 
 

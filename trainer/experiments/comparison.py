@@ -59,7 +59,8 @@ class Comparison:
 
         def objective(trial):
             c = trial.suggest_float("c", constant / 27, constant * 27, log=True)
-            record = self._train(name, c, 0, sweep.pruning(trial, float("inf")))
+            with sweep.pruning_diverged():
+                record = self._train(name, c, 0, sweep.pruning(trial, float("inf")))
             trial.set_user_attr("result", record)
             return record["loss"]
 

@@ -101,7 +101,7 @@ def conduct(scale, output_dir):
         name = scale.entries[-1]
         print(f"sampled with {name}:")
         first = folder(name, finished[name][0]["c"], 0)
-        print_samples(first, runs.data_dir, scale.samples)
+        print_samples(first, scale.samples)
 
 
 def split(entry):
@@ -119,12 +119,12 @@ def split(entry):
     return optimizer, float(budget or 0)
 
 
-def print_samples(output_dir, data_dir, count):
+def print_samples(output_dir, count):
     """Prints sentences of the model in a run's folder."""
     from trainer.inference import decoding
     from trainer.runs import trained_model
 
-    trained = trained_model.load(output_dir, data_dir)
+    trained = trained_model.load(output_dir)
     length = trained.max_length
     decoder = decoding.Decoder(trained.model, length, length, decoding.generate)
     for ids in decoder([[]] * count).tolist():

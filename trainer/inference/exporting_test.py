@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -10,12 +9,10 @@ import keras
 import numpy as np
 import pytest
 
-from conftest import PROBLEM
 from trainer.data import batches
 from trainer.errors import UsageError
 from trainer.inference import decoding
 from trainer.inference import exporting
-from trainer.runs import trained_model
 
 needs_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="a SavedModel is TensorFlow's"
@@ -177,13 +174,3 @@ def test_onnx_is_written_or_says_what_it_takes(trained, tmp_path):
     (logits,) = session.run(None, {session.get_inputs()[0].name: row})
     expected = trained.model.predict_on_batch(row)
     np.testing.assert_allclose(logits, expected, atol=1e-3)
-
-
-def test_data_of_another_vocabulary_is_refused(trained, data_dir, tmp_path):
-    for file in pathlib.Path(data_dir).glob(f"{PROBLEM}*"):
-        text = file.read_bytes()
-        if file.suffix == ".json":
-            text = text.replace(trained.description.tokenizer_sha256.encode(), b"0")
-        (tmp_path / file.name).write_bytes(text)
-    with pytest.raises(UsageError, match="another vocabulary"):
-        trained_model.load(trained.path.parent.parent, tmp_path)

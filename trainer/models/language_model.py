@@ -29,7 +29,10 @@ def output_embedding(model):
 
 
 def training_model(model, label_smoothing, tokens):
-    """A model from (B, T) token ids to their scalar loss; B * T <= `tokens`."""
+    """A model from (B, T) token ids to their scalar loss; B * T <= `tokens`.
+
+    The loss is the model's own (`add_loss`): it is compiled with an optimizer alone.
+    """
     return _ending_with(_Loss(model, tokens, label_smoothing), model)
 
 
@@ -90,9 +93,11 @@ class _Loss(_Ending):
         hidden, embeddings, labels = self._flat(hidden, row)
         real = ops.cast(ops.not_equal(labels, PAD_ID), "float32")
         weights = real / ops.maximum(ops.sum(real), 1.0)
-        return losses.chunked_cross_entropy(
+        loss = losses.chunked_cross_entropy(
             hidden, embeddings, labels, weights, self._label_smoothing, self._chunk
         )
+        self.add_loss(loss)
+        return loss
 
 
 class _Scores(_Ending):
@@ -110,10 +115,3 @@ class _Scores(_Ending):
             count = ops.shape(ops.reshape(row, (-1,)))[0]
             scores = (s[:count] for s in scores)
         return tuple(ops.reshape(s, ops.shape(row)) * real for s in scores)
-
-
-class PassedThrough(keras.losses.Loss):
-    """The loss of a `training_model`: its output."""
-
-    def call(self, labels, loss):
-        return loss

@@ -3,12 +3,20 @@
 import keras
 from keras import ops
 
+from trainer.optim import optimizer_state
+
 
 class GradientNorm(keras.optimizers.Optimizer):
     """Passes everything on to `inner_optimizer`; `norm` is for who watches.
 
     norm = sqrt(sum over variables and entries of g^2), before clipping, and without
     the loss scale of mixed_float16.
+
+    An optimizer that sums the squares of gradients anyway spares a second pass over
+    them: it has a method `report_gradient_norm(variable)`, and from then on its
+    `apply` assigns the norm to that variable. With `gradient_accumulation_steps` this
+    is the norm of the mean gradient. On JAX, where a variable that is not the
+    optimizer's own cannot be assigned by it, the second pass stays.
 
     It is put around the optimizer of a run, never saved, so that checkpoints do not
     depend on it.
@@ -22,6 +30,12 @@ class GradientNorm(keras.optimizers.Optimizer):
         self.norm = self.add_variable(shape=(), dtype="float32", name="norm")
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
+        optimizer = optimizer_state.inner(self.inner_optimizer)
+        self._reported = keras.backend.backend() != "jax" and hasattr(
+            optimizer, "report_gradient_norm"
+        )
+        if self._reported:
+            optimizer.report_gradient_norm(self.norm)
         super().build(variables)
 
     @property
@@ -31,7 +45,8 @@ class GradientNorm(keras.optimizers.Optimizer):
     def apply(self, grads, trainable_variables=None):
         if not self.built:
             self.build(trainable_variables)
-        self.norm.assign(self._norm_of(grads))
+        if not self._reported:
+            self.norm.assign(self._norm_of(grads))
         self.inner_optimizer.apply(grads, trainable_variables)
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):

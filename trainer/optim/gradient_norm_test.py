@@ -13,6 +13,29 @@ def model_and_data():
     return model, x, x[:, :2]
 
 
+class Reporting(keras.optimizers.SGD):
+    """Knows the squares of gradients by itself."""
+
+    def report_gradient_norm(self, variable):
+        object.__setattr__(self, "reported_to", variable)  # not of its own state
+
+    def apply(self, grads, trainable_variables=None):
+        norm = ops.sqrt(sum(ops.sum(ops.square(g)) for g in grads))
+        self.reported_to.assign(norm)
+        super().apply(grads, trainable_variables)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="see GradientNorm")
+def test_an_optimizer_that_knows_the_norm_reports_it():
+    optimizer = GradientNorm(Reporting(0.1))
+    variable = keras.Variable([0.0, 0.0], name="v")
+    optimizer.build([variable])
+    optimizer._norm_of = None  # no second pass
+    optimizer.apply([ops.convert_to_tensor([3.0, 4.0])])
+    assert float(optimizer.norm) == 5.0
+    assert "norm" not in {v.name for v in optimizer.inner_optimizer.variables}
+
+
 @pytest.mark.parametrize("scaled", [False, True])
 def test_it_is_the_norm_and_the_step_is_the_same(scaled):
     """Of a loss mean((x w + b - y)^2), whose gradient is known."""

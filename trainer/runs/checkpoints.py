@@ -1,25 +1,43 @@
 """Checkpoints of a run: saved whole or not at all, found, read again."""
 
-import json
+import contextlib
 import pathlib
 import re
 import sys
 import zipfile
+import zlib
 
 from trainer.errors import UsageError
+from trainer.files import read_json
 from trainer.files import write_atomically
+from trainer.files import write_json
 
 _NAME = re.compile(r"model-(\d+)\.keras")
 
 
+class NotFinite(UsageError):
+    """A model with weights that are inf or nan: it is neither saved nor used."""
+
+
+def folder(output_dir):
+    """Returns the path of a run's folder of checkpoints."""
+    return pathlib.Path(output_dir) / "checkpoints"
+
+
+def any_model(output_dir):
+    """Whether a run has saved a model, of whatever kind."""
+    return any(folder(output_dir).glob("*.keras"))
+
+
 def _by_step(output_dir):
-    files = (pathlib.Path(output_dir) / "checkpoints").glob("model-*.keras")
-    matches = [(_NAME.fullmatch(f.name), f) for f in files]
+    matches = [
+        (_NAME.fullmatch(f.name), f) for f in folder(output_dir).glob("model-*.keras")
+    ]
     return sorted((int(m.group(1)), f) for m, f in matches if m)
 
 
 def latest(output_dir):
-    """Path of the newest checkpoint of a run that is whole, or None."""
+    """Returns the path of the newest checkpoint of a run that is whole, or None."""
     for _, path in reversed(_by_step(output_dir)):
         if is_whole(path):
             return path
@@ -27,62 +45,127 @@ def latest(output_dir):
     return None
 
 
+def step_of(path):
+    """Returns the step of a checkpoint, which its name holds."""
+    return int(_NAME.fullmatch(path.name).group(1))
+
+
 def is_whole(path):
     """Whether every member of a checkpoint has the checksum it was written with."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError):
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError):
         return False
 
 
 def last(output_dir, count):
-    """Paths of the newest `count` checkpoints, oldest first."""
+    """Returns the paths of the newest `count` checkpoints, oldest first."""
     return [path for _, path in _by_step(output_dir)[-count:]]
 
 
-def save(model, output_dir, step, keep):
-    """Writes a checkpoint aside, renames it, and drops all but `keep`."""
-    path = save_model(model, output_dir, f"model-{step}.keras")
-    for _, old in _by_step(output_dir)[:-keep]:
+def save(model, output_dir, step):
+    """Saves the checkpoint of a step, as `save_model` does. Returns its path."""
+    return save_model(model, output_dir, f"model-{step}.keras")
+
+
+def keep_newest(output_dir, count):
+    """Drops all checkpoints of a run but the newest `count`."""
+    for _, old in _by_step(output_dir)[:-count]:
         old.unlink()
-    return path
-
-
-def save_model(model, output_dir, name):
-    """Writes a model aside, then gives it its name beside the checkpoints."""
-    folder = pathlib.Path(output_dir) / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / name, model.save)
-    return folder / name
-
-
-def best(output_dir):
-    """(step, nats per token) of the best model so far, or None."""
-    path = pathlib.Path(output_dir) / "checkpoints" / "best.json"
-    if not path.is_file():
-        return None
-    figures = json.loads(path.read_text())
-    return figures["step"], figures["nats_per_token"]
 
 
 def save_best(model, output_dir, step, nats_per_token):
-    path = save_model(model, output_dir, "best.keras")
-    text = json.dumps({"step": step, "nats_per_token": nats_per_token}) + "\n"
-    path = path.with_suffix(".json")
-    write_atomically(path, lambda partial: partial.write_text(text))
+    """Saves the model that evaluated best so far, and how well it did."""
+    path = save_model(model, output_dir, "best.keras").with_suffix(".json")
+    with _one_line_errors(path):
+        write_json(path, {"step": step, "nats_per_token": nats_per_token})
+
+
+def save_model(model, output_dir, name):
+    """Saves a model with its optimizer under a name beside the checkpoints.
+
+    Every model of a run is written here: weights, optimizer and its state, in one
+    `.keras` file that is whole or absent. Returns its path.
+
+    Raises:
+        NotFinite: its weights are not finite.
+        UsageError: it could not be written.
+    """
+    path = folder(output_dir) / name
+    _check_finite(model, path)
+    with _one_line_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, model.save)
+    return path
+
+
+@contextlib.contextmanager
+def _one_line_errors(path):
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{path} could not be written: {error.strerror or error}. The files before "
+            "it are whole: mend that, and the same command goes on from them"
+        ) from error
+
+
+def best(output_dir):
+    """Returns (step, nats per token) of the best model so far, or None.
+
+    Raises:
+        UsageError: best.json is damaged.
+    """
+    path = folder(output_dir) / "best.json"
+    if not path.is_file():
+        return None
+    remedy = "delete it, and the next evaluation counts as the best"
+    figures = read_json(path, remedy)
+    try:
+        return int(figures["step"]), float(figures["nats_per_token"])
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{path} is damaged: {remedy}") from None
 
 
 def load(path):
-    """Loads a checkpoint: model, optimizer state and all."""
+    """Returns the model of a checkpoint, with its optimizer and the state of that.
+
+    Raises:
+        NotFinite: its weights are not finite.
+        UsageError: the file is missing, damaged or no checkpoint, or names classes
+            that are not registered.
+    """
     import keras
 
     # Loading needs the classes that a checkpoint names.
-    import extreme_tensoring_tf  # noqa: F401
-    from trainer.models import losses  # noqa: F401
     from trainer.models import transformer  # noqa: F401
+    from trainer.optim import catalog  # noqa: F401
 
     try:
-        return keras.saving.load_model(path)
+        model = keras.saving.load_model(path)
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+        raise UsageError(f"{path} is damaged: {error}") from None
+    except TypeError as error:
+        unknown = re.search(r"Could not locate \w+ '[^']*'", str(error))
+        raise UsageError(
+            f"{path} cannot be loaded: {unknown[0] if unknown else error}. Import the "
+            "module that registers it first: with --usr_dir, for one"
+        ) from None
     except (ValueError, OSError) as error:
-        raise UsageError(f"{path} is not a checkpoint of ours: {error}") from None
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(f"{path} cannot be loaded as a checkpoint: {reason}") from None
+    _check_finite(model, path)
+    return model
+
+
+def _check_finite(model, path):
+    import numpy as np
+    from keras import ops
+
+    for v in model.trainable_variables:
+        if not np.isfinite(ops.convert_to_numpy(v)).all():
+            raise NotFinite(
+                f"{path}: the weights in {v.path} are not finite, the run that made "
+                "them has diverged. Use a checkpoint from before"
+            )

@@ -1,17 +1,21 @@
-"""The folder of a run: its configuration and its checkpoints.
+"""The folder of a run: its configuration, its vocabulary and its checkpoints.
 
     config.json                     what must not change within the folder
+    tokenizer.model                 the vocabulary: a copy of the data's
+    data.json                       the description of the data it is trained on
     flags.txt                       flags of the last start: --flagfile=flags.txt
     starts.jsonl                    every start: time, command, versions, git state
     checkpoints/model-STEP.keras    model, weights, optimizer and its state
     checkpoints/best.keras          the model that evaluated best, best.json how
-    checkpoints/average.keras       what et-avg wrote
+    checkpoints/average.keras       the average that et-avg wrote
 
-A `.keras` file is a zip archive: it carries a checksum of everything in it. Imports
-Keras only where a checkpoint is loaded.
+A folder is moved or copied as a whole: a trained model is used without the data. A
+`.keras` file is a zip archive: it carries a checksum of everything in it. This module
+does not import Keras.
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import importlib.metadata
 import json
@@ -21,26 +25,42 @@ import subprocess
 import sys
 import time
 
+from trainer.data import dataset
+from trainer.data import tokenizer
 from trainer.errors import UsageError
+from trainer.files import read_json
 from trainer.files import write_atomically
+from trainer.files import write_json
+from trainer.hparams import HParams
+from trainer.runs import checkpoints
+
+_REMEDY = "bring it back from a copy, or train in another output_dir"
 
 
 @contextlib.contextmanager
 def lock(output_dir):
     """Holds a run's folder. Two runs at once would overwrite each other.
 
-    The lock goes with the process, however that ends.
+    The lock goes with the process, however that ends. A folder into which nothing was
+    written goes, too.
     """
-    pathlib.Path(output_dir).mkdir(parents=True, exist_ok=True)
-    with open(pathlib.Path(output_dir) / ".lock", "w") as file:
+    folder = pathlib.Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
                 f"another run is busy in {output_dir}: wait for it, or choose "
-                "another --output_dir"
+                "another output_dir"
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            if list(folder.iterdir()) == [path]:
+                path.unlink()
+                folder.rmdir()
 
 
 def record_start(output_dir, flags_text):
@@ -63,7 +83,7 @@ def record_start(output_dir, flags_text):
 
 
 def starts(output_dir):
-    """What `record_start` kept, oldest first."""
+    """Returns the records of `record_start`, oldest first."""
     path = pathlib.Path(output_dir) / "starts.jsonl"
     if not path.is_file():
         return []
@@ -88,48 +108,136 @@ def _git_state():
     return done.stdout.strip() or None
 
 
-def _config_path(output_dir):
-    return pathlib.Path(output_dir) / "config.json"
+def check(output_dir, config, defaults, description):
+    """Refuses to continue the run of a folder with other settings or other data.
 
+    A setting that the folder's config.json lacks had its default: it came with a
+    newer version. A folder without a model holds nothing to continue: every run may
+    start there.
 
-def write_config(output_dir, config):
-    """Keeps the configuration of a run beside its checkpoints.
+    Args:
+        output_dir: folder that may hold a run.
+        config: settings of the run that is to go on there, `Run.identity`.
+        defaults: the same settings at their defaults.
+        description: `dataset.Description` of its data.
 
-    A second run in the same folder continues the first: it must agree with it.
+    Raises:
+        UsageError: the folder's run differs.
     """
-    path = _config_path(output_dir)
-    if path.is_file():
-        before = json.loads(path.read_text())
-        for key in sorted(set(before) | set(config)):
-            if before.get(key) != config.get(key):
-                name, old, new = _first_difference(
-                    key, before.get(key), config.get(key)
-                )
-                raise UsageError(
-                    f"{output_dir} holds a run with {name}={old!r}, this one has "
-                    f"{name}={new!r}. Continue with the same value, or choose "
-                    "another --output_dir."
-                )
+    if not checkpoints.any_model(output_dir):
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config, indent=2) + "\n"
-    write_atomically(path, lambda partial: partial.write_text(text))
+    before = {"config": defaults | read_config(output_dir)}
+    now = {"config": config}
+    if _data(output_dir).is_file():
+        before["data"] = dataclasses.asdict(
+            dataset.read_description(_data(output_dir), _REMEDY)
+        )
+        now["data"] = dataclasses.asdict(description)
+    difference = _first_difference("", before, now)
+    if difference:
+        name, old, new = difference
+        raise UsageError(
+            f"{output_dir} holds a run with {name}={old!r}, this one has "
+            f"{name}={new!r}. Continue with the same value, or choose another "
+            "output_dir"
+        )
 
 
-def _first_difference(key, old, new):
-    """Name and values of what differs, inside dicts too."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in sorted(set(old) | set(new)):
-            if old.get(name) != new.get(name):
-                return f"{key}.{name}", old.get(name), new.get(name)
-    return key, old, new
+def _first_difference(prefix, old, new):
+    """Returns name and values of the first setting that differs, or None."""
+    for key in sorted(set(old) | set(new), key=str):
+        a, b = old.get(key), new.get(key)
+        name = str(key) if prefix in ("", "config") else f"{prefix}.{key}"
+        if isinstance(a, dict) and isinstance(b, dict):
+            if difference := _first_difference(name, a, b):
+                return difference
+        elif a != b:
+            return name, a, b
+    return None
 
 
-def read_config(output_dir):
-    path = _config_path(output_dir)
+def begin(output_dir, config, description, vocabulary):
+    """Writes what the run of a folder is: settings, vocabulary, data.
+
+    Args:
+        output_dir: an existing folder.
+        config: settings of the run.
+        description: `dataset.Description` of its data.
+        vocabulary: path of the data's SentencePiece model.
+    """
+    content = pathlib.Path(vocabulary).read_bytes()
+    write_atomically(
+        _vocabulary(output_dir), lambda partial: partial.write_bytes(content)
+    )
+    write_json(_data(output_dir), dataclasses.asdict(description))
+    write_json(_config(output_dir), config)  # last: with it there is a run
+
+
+def read_config(output_dir) -> dict:
+    """Returns the settings of a folder's run; hparams that it lacks at their default.
+
+    Raises:
+        UsageError: the folder holds no run, or config.json is damaged.
+    """
+    path = _config(output_dir)
     if not path.is_file():
         raise UsageError(
             f"{output_dir} holds no run (no {path.name}): train one first with "
             "et-trainer"
         )
-    return json.loads(path.read_text())
+    config = read_json(path, _REMEDY)
+    try:
+        hparams = dataclasses.asdict(HParams()) | config["hparams"]
+        return config | {"hparams": hparams}
+    except (KeyError, TypeError):
+        raise UsageError(f"{path} is damaged: {_REMEDY}") from None
+
+
+def read_vocabulary(output_dir):
+    """Returns a run's SentencePiece processor and the `Description` of its data.
+
+    Raises:
+        UsageError: one of the two is missing, or they do not belong together.
+    """
+    paths = _vocabulary(output_dir), _data(output_dir)
+    for path in paths:
+        if not path.is_file():
+            raise UsageError(
+                f"{path} is missing: continue the run with et-trainer, which writes "
+                "it, or copy the whole folder of the run"
+            )
+    description = dataset.read_description(paths[1], _REMEDY)
+    if tokenizer.checksum(paths[0]) != description.tokenizer_sha256:
+        raise UsageError(f"{paths[0]} is not the vocabulary that {paths[1]} describes")
+    return tokenizer.load(paths[0]), description
+
+
+def of_checkpoint(path):
+    """Returns the folder of the run that a checkpoint belongs to.
+
+    Raises:
+        UsageError: the checkpoint does not lie in the folder of a run, which says
+            what the token ids mean to it.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UsageError(f"there is no checkpoint {path}")
+    folder = path.absolute().parent.parent
+    if path.absolute().parent.name != "checkpoints" or not _data(folder).is_file():
+        raise UsageError(
+            f"{path} does not lie in the folder of a run, which has the vocabulary: "
+            f"name it as RUN/checkpoints/{path.name}"
+        )
+    return folder
+
+
+def _config(output_dir):
+    return pathlib.Path(output_dir) / "config.json"
+
+
+def _vocabulary(output_dir):
+    return pathlib.Path(output_dir) / "tokenizer.model"
+
+
+def _data(output_dir):
+    return pathlib.Path(output_dir) / "data.json"

@@ -6,7 +6,6 @@ import pathlib
 import keras
 
 from trainer.data import dataset
-from trainer.data import tokenizer
 from trainer.errors import UsageError
 from trainer.optim import optimizer_state
 from trainer.runs import checkpoints
@@ -15,27 +14,67 @@ from trainer.runs import run_folder
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """What `load` gives."""
+    """A model of a run with all that it takes to use it, as `load` returns it."""
 
     model: keras.Model  # with averaged weights, if the run keeps them
     processor: object  # SentencePiece's
     path: pathlib.Path  # of the checkpoint
     config: dict  # of the run, see `Run.identity`
-    description: dataset.Description  # of the data
+    description: dataset.Description  # of the data that it was trained on
 
     @property
     def max_length(self):
         """Tokens of the longest row it was trained on."""
-        return self.config["data"]["max_length"]
+        return self.description.max_length
 
     @property
     def batch_size(self):
         """Tokens of its training batches."""
         return self.config["hparams"]["batch_size"]
 
+    def check_data(self, data_dir, problem=None) -> dataset.Description:
+        """Returns the description of data that this model can be evaluated on.
+
+        Args:
+            data_dir: folder that et-datagen wrote.
+            problem: name of the problem. Defaults to the one trained on.
+
+        Raises:
+            UsageError: there is no such data, or it has another vocabulary or other
+                rows than the data of the training.
+        """
+        found = dataset.load_description(data_dir, problem or self.config["problem"])
+        check_vocabulary(self.path, self.description, data_dir, found)
+        ours, theirs = self.description.row_length, found.row_length
+        if ours != theirs and ours is not None:
+            raise UsageError(
+                f"{data_dir} has rows of {theirs or 'many lengths'}, but {self.path} "
+                f"was trained on rows of {ours}: give data of that length"
+            )
+        return found
+
+
+def check_vocabulary(path, trained_on, data_dir, description):
+    """Refuses to let a checkpoint meet token ids of another vocabulary.
+
+    Args:
+        path: of the checkpoint.
+        trained_on: `Description` of the data that it was trained on.
+        data_dir: folder of the data that it is to meet.
+        description: of that data.
+    """
+    if trained_on.tokenizer_sha256 != description.tokenizer_sha256:
+        raise UsageError(
+            f"{data_dir} has another vocabulary than the one that {path} was trained "
+            f"with: {description.vocab_size} pieces, SHA-256 "
+            f"{description.tokenizer_sha256[:12]}, not {trained_on.vocab_size} pieces, "
+            f"SHA-256 {trained_on.tokenizer_sha256[:12]}. Give the data_dir of its "
+            "training"
+        )
+
 
 def checkpoint(output_dir, path=None):
-    """`path`, or the newest checkpoint of a run.
+    """Returns `path`, or the path of the newest checkpoint of a run.
 
     Raises:
         UsageError: there is none.
@@ -46,27 +85,24 @@ def checkpoint(output_dir, path=None):
     return pathlib.Path(path)
 
 
-def load(output_dir, data_dir, checkpoint_path=None) -> TrainedModel:
-    """Loads the model of a run with the vocabulary of its data.
+def load(output_dir, checkpoint_path=None) -> TrainedModel:
+    """Loads the model of a run, with the vocabulary that the run's folder holds.
 
     Args:
         output_dir: folder of the run.
-        data_dir: folder that et-datagen wrote.
-        checkpoint_path: of a checkpoint; None: the newest.
+        checkpoint_path: of a checkpoint; None: the newest. It may be of another run
+            with the same vocabulary.
 
     Raises:
-        UsageError: a folder holds no run or no data, or the data has another
-            vocabulary than the run's.
+        UsageError: the folder holds no run or no checkpoint, or the checkpoint is
+            damaged or of another vocabulary.
     """
     config = run_folder.read_config(output_dir)
+    processor, description = run_folder.read_vocabulary(output_dir)
     path = checkpoint(output_dir, checkpoint_path)
-    description = dataset.load_description(data_dir, config["problem"])
-    if description.tokenizer_sha256 != config["data"]["tokenizer_sha256"]:
-        raise UsageError(
-            f"{data_dir} has another vocabulary than the run in {output_dir}: give the "
-            "--data_dir of its training"
-        )
+    if checkpoint_path:
+        _, trained_on = run_folder.read_vocabulary(run_folder.of_checkpoint(path))
+        check_vocabulary(path, trained_on, output_dir, description)
     model = checkpoints.load(path)
     optimizer_state.use_averaged_weights(model)
-    vocabulary = dataset.Paths(data_dir, config["problem"]).tokenizer
-    return TrainedModel(model, tokenizer.load(vocabulary), path, config, description)
+    return TrainedModel(model, processor, path, config, description)

@@ -1,18 +1,30 @@
-"""The model of a run at step 0, and what a continued run sets anew."""
+"""The model of a run: new, or as a checkpoint left it, and ready to be trained."""
 
 import keras
 import numpy as np
 
 from trainer import registry
 from trainer.errors import UsageError
-from trainer.models import losses
+from trainer.models import language_model
 from trainer.optim import catalog
+from trainer.optim import gradient_norm
 from trainer.runs import checkpoints
+from trainer.runs import run_folder
+from trainer.runs import trained_model
 
 
 def build(run, description):
-    """The compiled model of a run, at step 0."""
-    keras.utils.set_random_seed(run.seed)
+    """Returns the language model of a run at step 0, with its optimizer.
+
+    Args:
+        run: `Run`.
+        description: `dataset.Description` of its data.
+
+    Raises:
+        UsageError: a name is unknown, or the checkpoint of `warm_start_from` does not
+            fit model or data.
+    """
+    keras.utils.set_random_seed(run.random_seed)
     make_model = registry.models.get(run.model)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(run.dtype)
@@ -21,18 +33,38 @@ def build(run, description):
     finally:
         keras.config.set_dtype_policy(before)
     if run.warm_start_from:
-        _take_weights(model, run.warm_start_from)
+        _take_weights(model, run, description)
     optimizer = catalog.create(run.hparams, model.trainable_variables)
     if run.dtype == "mixed_float16":
         # Here, not by `compile`: that would ask the policy again at every loading.
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    model.compile(
-        optimizer=optimizer,
-        loss=losses.SmoothedCrossEntropy(run.hparams.label_smoothing),
-        auto_scale_loss=False,
-    )
+    # A checkpoint holds the optimizer of the model that it is made of.
+    model.compile(optimizer=optimizer, auto_scale_loss=False)
     model.optimizer.build(model.trainable_variables)
     return model
+
+
+def trainable(model, run, tokens):
+    """Returns the compiled model that `fit` trains; it shares the weights of `model`.
+
+    Args:
+        model: language model with its optimizer.
+        run: `Run`.
+        tokens: of a batch, at most.
+    """
+    for layer in model.layers:
+        if hasattr(layer, "remat"):
+            layer.remat = run.remat
+    trained = language_model.training_model(model, run.hparams.label_smoothing, tokens)
+    optimizer = model.optimizer
+    if run.output_dir:  # TensorBoard shows the norm
+        optimizer = gradient_norm.GradientNorm(optimizer)
+    trained.compile(
+        optimizer=optimizer,
+        jit_compile={"auto": "auto", "true": True, "false": False}[run.xla_compile],
+        auto_scale_loss=False,
+    )
+    return trained
 
 
 def seed_dropout(model, seed, step):
@@ -47,8 +79,15 @@ def seed_dropout(model, seed, step):
         state.assign(np.array([own, step], dtype=state.dtype))
 
 
-def _take_weights(model, path):
-    """Gives a new model the weights of a checkpoint, if they fit."""
+def _take_weights(model, run, description):
+    """Gives a new model the weights of a checkpoint.
+
+    Raises:
+        UsageError: the checkpoint is of another vocabulary or of other shapes.
+    """
+    path = run.warm_start_from
+    _, trained_on = run_folder.read_vocabulary(run_folder.of_checkpoint(path))
+    trained_model.check_vocabulary(path, trained_on, run.data_dir, description)
     source = checkpoints.load(path)
     ours, theirs = ({v.path: v for v in m.weights} for m in (model, source))
     for name in sorted(set(ours) | set(theirs)):

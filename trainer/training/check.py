@@ -27,14 +27,16 @@ def check(run) -> str:
     Raises:
         UsageError: what the run itself would be refused for.
     """
+    if run.output_dir:
+        loop.check_folder(run)
     with tempfile.TemporaryDirectory() as folder:
         trial = dataclasses.replace(
             run,
             output_dir=folder,
             train_steps=_STEPS,
-            eval_batches=1,
-            eval_frequency=_STEPS,
-            checkpoint_frequency=_STEPS,
+            eval_steps=1,
+            local_eval_frequency=_STEPS,
+            save_checkpoints_steps=_STEPS,
             label="check",
         )
         result = loop.train(trial)
@@ -48,7 +50,7 @@ def check(run) -> str:
     tokens = description.tokens_per_batch(run.hparams.batch_size)
     train_tokens = description.splits["train"].cells
     hours = run.train_steps * tokens / result.tokens_per_second / 3600
-    files = run.checkpoints_kept + 2  # the best one, and one that is being written
+    files = run.keep_checkpoint_max + 2  # the best one, and one that is being written
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak *= 1 if sys.platform == "darwin" else 1024
     return "\n".join(

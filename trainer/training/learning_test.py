@@ -17,7 +17,7 @@ def test_the_known_entropy_of_a_corpus_is_reached(tmp_path):
         language_modeling.NO_REGULARIZATION
         + "optimizer=et2_rank1,batch_size=4096,learning_rate_warmup_steps=300"
     )
-    run = Run(PROBLEM, str(tmp_path), hparams, 1200, eval_frequency=200)
+    run = Run(PROBLEM, str(tmp_path), hparams, 1200, local_eval_frequency=200)
     evaluations = loop.train(run).evaluations
     perplexity = min(e.perplexity_per_word for _, e in evaluations)
     floor = language_modeling.known_perplexity(TESTDATA)

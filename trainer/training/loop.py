@@ -1,7 +1,6 @@
 """One training run: data, model, optimizer, callbacks, `fit`."""
 
 import contextlib
-import time
 
 import keras
 import numpy as np
@@ -12,14 +11,16 @@ from trainer.data import dataset
 from trainer.errors import UsageError
 from trainer.evaluation import evaluation
 from trainer.models import language_model
-from trainer.optim import gradient_norm
 from trainer.optim import optimizer_state
 from trainer.runs import checkpoints
 from trainer.runs import run_folder
 from trainer.training import building
 from trainer.training import callbacks
+from trainer.training import divergence
 from trainer.training import flops
+from trainer.training import monitoring
 from trainer.training.run import Result
+from trainer.training.run_state import RunState
 
 
 def train(run, on_start=None, extra_callbacks=(), on_evaluation=None) -> Result:
@@ -34,7 +35,8 @@ def train(run, on_start=None, extra_callbacks=(), on_evaluation=None) -> Result:
 
     Raises:
         UsageError: data is missing, the batch is smaller than a row, a name is
-            unknown, output_dir is busy or holds another run.
+            unknown, output_dir is busy or holds another run, or the run is finished.
+        divergence.Diverged: the loss was not finite `run.nonfinite_steps` in a row.
     """
     data = _Data(run)
     # Unknown names are refused before anything is written.
@@ -53,12 +55,40 @@ def train(run, on_start=None, extra_callbacks=(), on_evaluation=None) -> Result:
         return _train(*arguments)
 
 
+def finished(run):
+    """Returns a sentence that says why nothing is left of a run, or None.
+
+    Raises:
+        UsageError: output_dir holds another run, or data is missing.
+    """
+    check_folder(run)
+    newest = checkpoints.latest(run.output_dir)
+    if newest is None:
+        return None
+    step = checkpoints.step_of(newest)
+    if step >= run.train_steps:
+        return f"finished before: {newest} is at step {step:,} of {run.train_steps:,}"
+    best = checkpoints.best(run.output_dir)
+    if best and callbacks.is_enough(run, step, best[0]):
+        return (
+            f"finished before: {newest} is at step {step:,}, and the best evaluation, "
+            f"of step {best[0]:,}, is {run.early_stopping_evaluations} or more ago"
+        )
+    return None
+
+
+def check_folder(run):
+    """Refuses a run whose output_dir holds another one."""
+    description = dataset.load_description(run.data_dir, run.problem)
+    run_folder.check(
+        run.output_dir, run.identity(), run.default_identity(), description
+    )
+
+
 class _Data:
     """The data of a run, checked: description, tokens of a batch, rows."""
 
     def __init__(self, run):
-        if run.train_steps < 1:
-            raise UsageError(f"train_steps must be >= 1. Got {run.train_steps}")
         self.description = dataset.load_description(run.data_dir, run.problem)
         self.tokens = self.description.tokens_per_batch(run.hparams.batch_size)
         self.train = batches.buckets(run.data_dir, self.description, "train")
@@ -72,154 +102,102 @@ class _Data:
             )
         self.mean_length = split.cells / split.row_count
 
-    def identity(self):
-        """What the weights and the order of the data depend on."""
-        names = ("vocab_size", "max_length", "tokenizer_sha256")
-        facts = {name: getattr(self.description, name) for name in names}
-        rows = self.description.splits["train"].row_count
-        return {"data": facts | {"train_rows": rows}}
+    def batches(self, seed, start_step):
+        """Training batches as `fit` takes them."""
+
+        def stream():
+            return batches.training_batches(self.train, self.tokens, seed, start_step)
+
+        if keras.backend.backend() != "tensorflow":
+            return stream()
+        import tensorflow as tf
+
+        # Keras would take the shapes of the first two batches for those of all.
+        rows = tf.TensorSpec((None, self.description.row_length), tf.int32)
+        return tf.data.Dataset.from_generator(stream, output_signature=(rows, rows))
 
 
 def _train(run, data, on_start, extra_callbacks, on_evaluation):
-    newest = None
-    if run.output_dir:
-        run_folder.write_config(run.output_dir, run.identity() | data.identity())
-        newest = checkpoints.latest(run.output_dir)
-    model = (
-        checkpoints.load(newest) if newest else building.build(run, data.description)
-    )
-    start_step = int(model.optimizer.iterations)
-    if start_step >= run.train_steps:
-        raise UsageError(
-            f"{newest} is at step {start_step} already: choose "
-            f"--train_steps > {start_step}"
-        )
-
+    model = _start(run, data)
     if on_start:
         on_start()
-    building.seed_dropout(model, run.seed, start_step)
-    for layer in model.layers:
-        if hasattr(layer, "remat"):
-            layer.remat = run.remat
+    state = RunState(
+        int(model.optimizer.iterations),
+        run.train_steps,
+        data.tokens,
+        run.nonfinite_steps,
+    )
+    building.seed_dropout(model, run.random_seed, state.step)
     scoring_model = language_model.scoring_model(model, data.tokens)
 
     def evaluate():
-        return evaluation.evaluate(
-            scoring_model, data.dev, data.tokens, run.eval_batches
-        )
+        return evaluation.evaluate(scoring_model, data.dev, data.tokens, run.eval_steps)
 
-    jit_compile = {"auto": "auto", "true": True, "false": False}
-    trained = language_model.training_model(
-        model, run.hparams.label_smoothing, data.tokens
-    )
-    optimizer = model.optimizer
-    if run.output_dir:
-        optimizer = gradient_norm.GradientNorm(optimizer)
-    trained.compile(
-        optimizer=optimizer,
-        loss=language_model.PassedThrough(),
-        jit_compile=jit_compile[run.jit_compile],
-        auto_scale_loss=False,
-    )
+    trained = building.trainable(model, run, data.tokens)
     flops_per_token = flops.per_token(model, run.hparams, data.mean_length)
-    summaries = None
-    if run.output_dir:
-        summaries = callbacks.Summaries(
-            run.output_dir,
-            start_step,
-            data.tokens,
-            flops_per_token,
-            4 * optimizer_state.state_scalars(model.optimizer),
-        )
-    evaluations = callbacks.Evaluations(
-        model,
-        evaluate,
-        start_step,
-        run.eval_frequency,
-        run.train_steps,
-        summaries,
-        run.output_dir,
-        run.patience,
-        on_evaluation,
-    )
-    clock = _Clock()
-    interruption = callbacks.Interruption()
-    active = [
-        *extra_callbacks,
-        callbacks.StepLosses(),
-        clock,
+    state_scalars = optimizer_state.state_scalars(model.optimizer)
+    interruption = callbacks.Interruption(state)
+    parts = [
         interruption,
-        callbacks.ProgressBar(start_step, run.train_steps, data.tokens, run.label),
-        evaluations,
+        callbacks.Progress(state, run.label),
+        callbacks.Evaluations(state, run, model, evaluate, on_evaluation),
     ]
     if run.output_dir:
-        active.append(
-            callbacks.Checkpoints(
-                model,
-                run.output_dir,
-                start_step,
-                run.checkpoint_frequency,
-                run.checkpoints_kept,
-                run.train_steps,
+        parts.append(callbacks.Checkpoints(state, run, model))
+        if run.profile:
+            parts.append(monitoring.Profile(state, run.output_dir, *run.profile))
+        parts.append(
+            monitoring.Summaries(
+                state, run.output_dir, flops_per_token, 4 * state_scalars
             )
         )
-        if run.profile:
-            active.append(callbacks.Profile(run.output_dir, start_step, *run.profile))
-        active.append(summaries)  # last: it closes its file at the end
-    trained.fit(
-        _batches(data, run.seed, start_step),
-        steps_per_epoch=run.train_steps - start_step,
-        epochs=1,
-        shuffle=False,
-        verbose=0,
-        callbacks=active,
-    )
-    speed = clock.steps * data.tokens / (clock.seconds or np.inf)
+    try:
+        trained.fit(
+            data.batches(run.random_seed, state.step),
+            steps_per_epoch=run.train_steps - state.step,
+            epochs=1,
+            shuffle=False,
+            verbose=0,
+            callbacks=[*extra_callbacks, state, *parts],
+        )
+    finally:
+        for part in parts:
+            part.close()
+    if state.diverged_at and not interruption.signal:
+        rate = float(model.optimizer.learning_rate)
+        raise divergence.error(run, state.diverged_at, rate)
+    speed = state.timed_steps * data.tokens / (state.seconds or np.inf)
     return Result(
         model=model,
-        steps=start_step + clock.ended,
-        seconds=clock.seconds,
+        steps=state.step,
+        seconds=state.seconds,
         tokens_per_second=speed,
-        train_loss=clock.loss,
+        train_loss=state.loss,
         flops_per_second=speed * flops_per_token,
-        evaluations=evaluations.history,
-        state_scalars=optimizer_state.state_scalars(model.optimizer),
+        evaluations=state.evaluations,
+        state_scalars=state_scalars,
         checkpoint=run.output_dir and str(checkpoints.latest(run.output_dir)),
         interrupted_by=interruption.signal and interruption.signal.name,
     )
 
 
-def _batches(data, seed, start_step):
-    """Training batches as `fit` takes them."""
+def _start(run, data):
+    """Returns the language model to go on with; what the run is stands in its folder.
 
-    def stream():
-        return batches.training_batches(data.train, data.tokens, seed, start_step)
-
-    if keras.backend.backend() != "tensorflow":
-        return stream()
-    import tensorflow as tf
-
-    # Keras would take the shapes of the first two batches for those of all.
-    rows = tf.TensorSpec((None, data.description.row_length), tf.int32)
-    return tf.data.Dataset.from_generator(stream, output_signature=(rows, rows))
-
-
-class _Clock(keras.callbacks.Callback):
-    """Seconds inside training steps. The first one, which compiles, is not in."""
-
-    def __init__(self):
-        super().__init__()
-        self.seconds = 0.0
-        self.steps = 0  # of these seconds
-        self.ended = 0  # in all
-        self.loss = None
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self._start = time.perf_counter()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.loss = logs["loss"]
-        self.ended += 1
-        if batch or self.params["steps"] == 1:
-            self.seconds += time.perf_counter() - self._start
-            self.steps += 1
+    Nothing is written before the model is there.
+    """
+    if not run.output_dir:
+        return building.build(run, data.description)
+    check_folder(run)
+    newest = checkpoints.latest(run.output_dir)
+    if newest and checkpoints.step_of(newest) >= run.train_steps:
+        step = checkpoints.step_of(newest)
+        raise UsageError(
+            f"{newest} is at step {step} already: choose train_steps > {step}"
+        )
+    model = (
+        checkpoints.load(newest) if newest else building.build(run, data.description)
+    )
+    vocabulary = dataset.Paths(run.data_dir, run.problem).tokenizer
+    run_folder.begin(run.output_dir, run.identity(), data.description, vocabulary)
+    return model

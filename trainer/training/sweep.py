@@ -4,6 +4,7 @@ A study lives in an SQLite file. Workers share it, a study that was interrupted 
 on, and `optuna-dashboard sqlite:///FILE` shows it.
 """
 
+import contextlib
 import dataclasses
 import math
 
@@ -147,6 +148,19 @@ def pruning(trial, last_step):
     return prune
 
 
+@contextlib.contextmanager
+def pruning_diverged():
+    """Within, a run that diverges between two evaluations ends its trial, too."""
+    import optuna
+
+    from trainer.training import divergence
+
+    try:
+        yield
+    except divergence.Diverged as error:
+        raise optuna.TrialPruned(str(error)) from error
+
+
 def training_objective(run, ranges):
     """Nats per token on the dev split, of `run` with hyperparameters from `ranges`.
 
@@ -160,15 +174,16 @@ def training_objective(run, ranges):
         changes = {name: r.suggest(trial, name) for name, r in ranges.items()}
         keras.backend.clear_session(free_memory=True)
         prune = pruning(trial, run.train_steps)
-        result = loop.train(
-            dataclasses.replace(
-                run,
-                hparams=dataclasses.replace(run.hparams, **changes),
-                output_dir=None,
-                label=", ".join(f"{k}={_show(v)}" for k, v in changes.items()),
-            ),
-            on_evaluation=lambda step, e: prune(step, e.nats_per_token),
+        trial_run = dataclasses.replace(
+            run,
+            hparams=dataclasses.replace(run.hparams, **changes),
+            output_dir=None,
+            label=", ".join(f"{k}={_show(v)}" for k, v in changes.items()),
         )
+        with pruning_diverged():
+            result = loop.train(
+                trial_run, on_evaluation=lambda step, e: prune(step, e.nats_per_token)
+            )
         if result.interrupted_by:
             raise KeyboardInterrupt
         trial.set_user_attr("result", result.to_dict())

@@ -5,6 +5,7 @@ import pytest
 from conftest import PROBLEM
 from trainer.errors import UsageError
 from trainer.hparams import HParams
+from trainer.training import divergence
 from trainer.training import sweep
 from trainer.training.run import Run
 from trainer.training.sweep import Range
@@ -46,7 +47,7 @@ def test_wrong_ranges(text, message):
 
 
 def test_a_study_finds_the_better_rate_and_goes_on(data_dir, tmp_path):
-    run = Run(PROBLEM, str(data_dir), HPARAMS, 12, eval_frequency=4)
+    run = Run(PROBLEM, str(data_dir), HPARAMS, 12, local_eval_frequency=4)
     ranges = {"learning_rate_constant": Range(choices=(0.0001, 1.0))}
     ended = []
 
@@ -114,3 +115,14 @@ def test_trials_worse_than_the_median_end_early(tmp_path):
     assert states == ["PRUNED"] + ["COMPLETE"] * 4 + ["PRUNED"]
     assert not study.trials[0].intermediate_values  # diverged
     assert list(study.trials[5].intermediate_values) == [1]  # worse than the median
+
+
+def test_a_run_that_diverges_between_evaluations_ends_its_trial(tmp_path):
+    study = sweep.create_study(tmp_path / "sweep.db", "diverged")
+
+    def objective(trial):
+        with sweep.pruning_diverged():
+            raise divergence.Diverged("the run diverged")
+
+    sweep.optimize(study, objective, trials=1)
+    assert [trial.state.name for trial in study.trials] == ["PRUNED"]

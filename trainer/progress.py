@@ -1,0 +1,96 @@
+"""How far work has come: a bar on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+
+import tqdm
+
+
+class Progress:
+    """Shows on stderr how many of `total` items are done, and the time left.
+
+    On a terminal it is a bar. Elsewhere, in a log file for one, a line is printed
+    after the first item, then every `seconds`, and at the end.
+
+    Args:
+        total: items in all; None: not known.
+        start: items that were done before.
+        label: in front of every line.
+        unit: name of an item.
+        seconds: between two lines.
+    """
+
+    def __init__(self, total=None, start=0, label="", unit="step", seconds=30):
+        self.done = start
+        self._total = total
+        self._label = f"{label}: " if label else ""
+        self._unit = unit
+        self._seconds = seconds
+        self._figures = None
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm.tqdm(
+                total=total,
+                initial=start,
+                desc=label,
+                unit=unit,
+                file=sys.stderr,
+                mininterval=0.5,
+                dynamic_ncols=True,
+            )
+        self._shown = start, time.monotonic()  # the last line: items, time
+        self._printed = False
+
+    def update(self, figures=None):
+        """Counts one more item.
+
+        Args:
+            figures: None, or a function of the items a second that returns a dict of
+                texts to show.
+        """
+        self.done += 1
+        if self._bar is not None:
+            if figures:
+                rate = self._bar.format_dict["rate"] or 0.0
+                self._bar.set_postfix(figures(rate), refresh=False)
+            self._bar.update()
+            return
+        self._figures = figures
+        if not self._printed or time.monotonic() >= self._shown[1] + self._seconds:
+            self._print()
+
+    def over(self, items):
+        """Yields the items of an iterable, and counts them."""
+        for item in items:
+            yield item
+            self.update()
+
+    def close(self):
+        """Shows the last state."""
+        if self._bar is not None:
+            self._bar.close()
+        elif self.done != self._shown[0]:
+            self._print()
+
+    def _print(self):
+        now = time.monotonic()
+        items, then = self._shown
+        rate = (self.done - items) / (now - then) if now > then else 0.0
+        parts = [f"{self._unit} {self.done:,}"]
+        if self._total:
+            parts[0] += f" of {self._total:,}"
+        if self._figures:
+            parts += [f"{name}={value}" for name, value in self._figures(rate).items()]
+        else:
+            parts.append(f"{rate:,.0f} a second")
+        if self._total and rate and self._printed:
+            left = tqdm.tqdm.format_interval((self._total - self.done) / rate)
+            parts.append(f"{left} left")
+        print(self._label + ", ".join(parts), file=sys.stderr, flush=True)
+        self._shown = self.done, now
+        self._printed = True
+
+
+def write(text):
+    """Prints a line to stderr, above a bar that is shown there."""
+    tqdm.tqdm.write(text, file=sys.stderr)

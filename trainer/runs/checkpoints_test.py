@@ -1,0 +1,120 @@
+"""Checkpoints are whole, and finite, or refused in one clear line."""
+
+import contextlib
+import resource
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from trainer.errors import UsageError
+from trainer.runs import checkpoints
+
+
+@contextlib.contextmanager
+def file_size_limit(size):
+    """Within, the system writes no file larger than this: as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    """The trained model, loaded again: tests change its weights."""
+    return checkpoints.load(trained.path)
+
+
+def names(output_dir):
+    return sorted(p.name for p in checkpoints.folder(output_dir).iterdir())
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_others(model, tmp_path):
+    checkpoints.save(model, tmp_path, 1)
+    with file_size_limit(20_000):
+        with pytest.raises(UsageError, match="model-2.keras could not be written: "):
+            checkpoints.save(model, tmp_path, 2)
+    assert names(tmp_path) == ["model-1.keras"]
+    checkpoints.load(checkpoints.latest(tmp_path))
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="could not be written: Not a directory"):
+        checkpoints.save(model, tmp_path / "file", 1)
+
+
+def test_the_newest_are_kept(model, tmp_path):
+    for step in (8, 9, 10):
+        checkpoints.save(model, tmp_path, step)
+    checkpoints.keep_newest(tmp_path, 2)
+    assert names(tmp_path) == ["model-10.keras", "model-9.keras"]
+    assert checkpoints.step_of(checkpoints.latest(tmp_path)) == 10
+    assert [p.name for p in checkpoints.last(tmp_path, 5)] == names(tmp_path)[::-1]
+
+
+def test_a_damaged_checkpoint_is_passed_over(trained, tmp_path, capfd):
+    checkpoints.folder(tmp_path).mkdir()
+    for step in (2, 4):
+        shutil.copy(trained.path, checkpoints.folder(tmp_path) / f"model-{step}.keras")
+    flip_a_bit(checkpoints.folder(tmp_path) / "model-4.keras")
+    assert checkpoints.latest(tmp_path).name == "model-2.keras"
+    assert "model-4.keras is damaged" in capfd.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(trained, tmp_path):
+    """A bit of it flipped, its end cut off, nothing in it, something else."""
+    path = tmp_path / "model-1.keras"
+    whole = trained.path.read_bytes()
+    path.write_bytes(whole)
+    flip_a_bit(path)
+    with pytest.raises(UsageError, match="model-1.keras is damaged: Bad CRC-32"):
+        checkpoints.load(path)
+    for content in (whole[: len(whole) // 2], b"", b"not a model"):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match="cannot be loaded as a checkpoint: ."):
+            checkpoints.load(path)
+    with pytest.raises(UsageError, match="cannot be loaded as a checkpoint: "):
+        checkpoints.load(tmp_path / "none.keras")
+
+
+def test_a_layer_that_is_not_registered_is_one_clear_line(tmp_path):
+    class Mine(keras.layers.Layer):
+        def call(self, x):
+            return x
+
+    inputs = keras.Input((2,))
+    keras.Model(inputs, Mine()(inputs)).save(tmp_path / "model-1.keras")
+    with pytest.raises(UsageError, match="'Mine'.*--usr_dir"):
+        checkpoints.load(tmp_path / "model-1.keras")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_neither_saved_nor_used(
+    trained, tmp_path, value
+):
+    broken = checkpoints.load(trained.path)
+    kernel = broken.trainable_variables[-1]
+    kernel.assign(np.full(kernel.shape, value))
+    with pytest.raises(checkpoints.NotFinite, match=f"{kernel.path} are not finite"):
+        checkpoints.save(broken, tmp_path, 1)
+    assert not checkpoints.any_model(tmp_path)
+    broken.save(tmp_path / "model-1.keras")
+    with pytest.raises(checkpoints.NotFinite, match="Use a checkpoint from before"):
+        checkpoints.load(tmp_path / "model-1.keras")
+
+
+@pytest.mark.parametrize("content", ['{"st', "{}", "null", '{"step": "x"}'])
+def test_a_damaged_best_is_one_clear_line(tmp_path, content):
+    checkpoints.folder(tmp_path).mkdir()
+    assert checkpoints.best(tmp_path) is None
+    (checkpoints.folder(tmp_path) / "best.json").write_text(content)
+    with pytest.raises(UsageError, match="best.json is damaged.*: delete it, and"):
+        checkpoints.best(tmp_path)

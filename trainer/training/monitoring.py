@@ -1,0 +1,143 @@
+"""What TensorBoard shows of a run: scalars, and traces of its profiler."""
+
+import pathlib
+import time
+
+import keras
+from keras import ops
+
+from trainer.errors import UsageError
+from trainer.evaluation.evaluation import exp
+from trainer.files import write_atomically
+from trainer.training.callbacks import Part
+
+
+class Summaries(Part):
+    """Writes scalars every `frequency` steps, and those of every evaluation.
+
+    It needs `tensorboard`, not TensorFlow. Where a run goes on from a checkpoint, the
+    events that an earlier start wrote of later steps are dropped: the run takes these
+    steps again.
+
+    Args:
+        state: `RunState`.
+        output_dir: folder of the event files.
+        flops_per_token: see `flops.per_token`.
+        state_bytes: of the optimizer.
+        frequency: steps.
+    """
+
+    def __init__(self, state, output_dir, flops_per_token, state_bytes, frequency=20):
+        super().__init__(state)
+        from tensorboard.compat.proto import event_pb2
+        from tensorboard.plugins.scalar import summary_v2
+        from tensorboard.summary.writer import event_file_writer
+
+        self._make_event = event_pb2.Event
+        self._make_scalar = summary_v2.scalar_pb
+        _drop_events_after(state.start_step, output_dir)
+        self._writer = event_file_writer.EventFileWriter(str(output_dir))
+        self._flops_per_token = flops_per_token
+        self._frequency = frequency
+        # A TensorBoard that is running has read them: it drops them at this event.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(state.start_step + 1, session_log=start)
+        self._scalars({"optimizer/state_bytes": state_bytes})
+
+    def _add(self, step, **content):
+        event = self._make_event(wall_time=time.time(), step=step, **content)
+        self._writer.add_event(event)
+
+    def _scalars(self, values):
+        for name, value in values.items():
+            self._add(self.state.step, summary=self._make_scalar(name, float(value)))
+        self._writer.flush()
+
+    def on_train_begin(self, logs=None):
+        self._mark = self.state.step, time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        state = self.state
+        if state.step % self._frequency == 0:
+            state.sync()
+            self._training(*self._mark)
+            self._mark = state.step, time.perf_counter()
+        if state.evaluations and state.evaluations[-1][0] == state.step:
+            figures = state.evaluations[-1][1].figures().items()
+            self._scalars({f"dev/{name}": value for name, value in figures})
+
+    def _training(self, step, then):
+        state, optimizer = self.state, self.model.optimizer
+        seconds = time.perf_counter() - then
+        speed = (state.step - step) * state.tokens_per_step / seconds
+        self._scalars(
+            {
+                "train/loss": state.loss,
+                "train/perplexity_per_token": exp(state.loss),
+                "train/learning_rate": optimizer.learning_rate,
+                "train/gradient_norm": ops.convert_to_numpy(optimizer.norm),
+                "train/tokens_per_second": speed,
+                "train/model_flops_per_second": speed * self._flops_per_token,
+            }
+        )
+
+    def close(self):
+        self._writer.close()
+
+
+def _drop_events_after(step, output_dir):
+    """Rewrites the event files of a folder that hold events of later steps."""
+    from tensorboard.backend.event_processing import event_file_loader
+    from tensorboard.summary.writer import record_writer
+
+    for path in pathlib.Path(output_dir).glob("events.out.tfevents.*"):
+        # The end of a file whose writer was killed may be torn: it is left out.
+        events = list(event_file_loader.EventFileLoader(str(path)).Load())
+        kept = [event for event in events if event.step <= step]
+        if len(kept) == len(events):
+            continue
+
+        def write(partial, kept=kept):
+            writer = record_writer.RecordWriter(open(partial, "wb"))
+            for event in kept:
+                writer.write(event.SerializeToString())
+            writer.close()
+
+        write_atomically(path, write)
+
+
+class Profile(Part):
+    """Traces steps `first` to `last` for TensorBoard's profiler."""
+
+    def __init__(self, state, output_dir, first, last):
+        super().__init__(state)
+        backend = keras.backend.backend()
+        if backend == "tensorflow":
+            import tensorflow as tf
+
+            self._start = tf.profiler.experimental.start
+            self._stop = tf.profiler.experimental.stop
+        elif backend == "jax":
+            import jax
+
+            self._start = jax.profiler.start_trace
+            self._stop = jax.profiler.stop_trace
+        else:
+            raise UsageError(f"profile works on TensorFlow and JAX, not on {backend}")
+        self._output_dir = str(output_dir)
+        self._first, self._last = first, last
+        self._on = False
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._first <= self.state.step + 1 <= self._last and not self._on:
+            self._start(self._output_dir)
+            self._on = True
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.state.step >= self._last:
+            self.close()
+
+    def close(self):
+        if self._on:
+            self._stop()
+            self._on = False
