@@ -16,9 +16,9 @@ from absl import flags
 from trainer.bin import cli
 
 _HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_small", "Model.")
-_ROWS = flags.DEFINE_list("rows", ["1", "8", "32"], "Rows continued at a time.")
-_VOCAB = flags.DEFINE_integer("vocab_size", 8192, "Tokens of the vocabulary.")
-_ROUNDS = flags.DEFINE_integer("rounds", 10, "The fastest counts.")
+_ROWS = cli.DEFINE_counts("rows", ["1", "8", "32"], "Rows continued at a time.")
+_VOCAB = cli.DEFINE_count("vocab_size", 8192, "Tokens of the vocabulary.")
+_ROUNDS = cli.DEFINE_count("rounds", 10, "The fastest counts.")
 _LENGTH = 256
 
 

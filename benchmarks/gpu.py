@@ -21,11 +21,11 @@ from absl import flags
 from trainer.bin import cli
 from trainer.errors import UsageError
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that et-datagen wrote.")
+_DATA_DIR = cli.DEFINE_path("data_dir", None, "Folder that et-datagen wrote.")
 _PROBLEM = flags.DEFINE_string("problem", None, "Name of the problem.")
-_OUTPUT = flags.DEFINE_string("output", "gpu", "Results: OUTPUT.json, OUTPUT.md.")
+_OUTPUT = cli.DEFINE_path("output", "gpu", "Results: OUTPUT.json, OUTPUT.md.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "Small shapes and few steps.")
-_SECONDS = flags.DEFINE_integer("seconds", 540, "All parts together, at most.")
+_SECONDS = cli.DEFINE_count("seconds", 540, "All parts together, at most.")
 _PART = flags.DEFINE_string("part", None, "One training part as JSON: internal.")
 
 

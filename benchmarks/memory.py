@@ -16,26 +16,24 @@ from absl import flags
 
 from benchmarks.measure import environment
 from trainer.bin import cli
-from trainer.sizes import parse_bytes
 
-_BUDGET = flags.DEFINE_string("budget", "4GB", "Resident memory: 4GB, 800MB.")
+_BUDGET = cli.DEFINE_size("budget", "4GB", "Resident memory: 4GB, 800MB.")
 _OPTIMIZERS = flags.DEFINE_list("optimizers", "adam,adafactor,et2", "Names.")
-_HIDDEN = flags.DEFINE_integer("hidden_size", 1024, "Width of the model.")
-_VOCAB = flags.DEFINE_integer("vocab_size", 32768, "Tokens of the vocabulary.")
-_LAYERS = flags.DEFINE_integer("most_layers", 64, "Layers that are tried at most.")
-_TRIAL = flags.DEFINE_integer("trial", 0, "Layers of one trial: used by itself.")
+_HIDDEN = cli.DEFINE_count("hidden_size", 1024, "Width of the model.")
+_VOCAB = cli.DEFINE_count("vocab_size", 32768, "Tokens of the vocabulary.")
+_LAYERS = cli.DEFINE_count("most_layers", 64, "Layers that are tried at most.")
+_TRIAL = cli.DEFINE_count("trial", 0, "Layers of one trial: used by itself.", least=0)
 _LENGTH = 64
 
 
 def main(argv):
     cli.no_arguments(argv)
-    budget = parse_bytes("--budget", _BUDGET.value)
     if _TRIAL.value:
         print(json.dumps(trial(_OPTIMIZERS.value[0], _TRIAL.value)))
         return
-    rows = [(name, *largest(name, budget)) for name in _OPTIMIZERS.value]
+    rows = [(name, *largest(name, _BUDGET.value)) for name in _OPTIMIZERS.value]
     print(
-        f"{_BUDGET.value} of resident memory, width {_HIDDEN.value}, "
+        f"{_BUDGET.value / 1e9:g} GB of resident memory, width {_HIDDEN.value}, "
         f"{_VOCAB.value:,} subwords, one row of {_LENGTH} tokens, {environment()}\n"
     )
     print("| optimizer | layers | parameters | peak bytes |\n|---|---|---|---|")

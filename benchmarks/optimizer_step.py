@@ -44,8 +44,8 @@ _BACKEND = flags.DEFINE_enum(
     ["tensorflow", "jax", "torch"],
     "Backend of Keras.",
 )
-_ROUNDS = flags.DEFINE_integer("rounds", 20, "Timed updates of each optimizer.")
-_JSON = flags.DEFINE_string("json", None, "File for the figures.")
+_ROUNDS = cli.DEFINE_count("rounds", 20, "Timed updates of each optimizer.")
+_JSON = cli.DEFINE_path("json", None, "File for the figures.")
 
 
 def main(argv):

@@ -9,16 +9,14 @@ one process; a figure is the median over the rounds.
 import statistics
 import sys
 
-from absl import flags
-
 from benchmarks.measure import environment
 from benchmarks.measure import timed
 from trainer.bin import cli
 
-_TOUCHED = flags.DEFINE_integer("touched", 1000, "Rows with a gradient.")
-_ROWS = flags.DEFINE_list("rows", "32768,1000000", "Rows of the tables.")
-_WIDTH = flags.DEFINE_integer("width", 64, "Columns.")
-_ROUNDS = flags.DEFINE_integer("rounds", 30, "Timed updates of each.")
+_TOUCHED = cli.DEFINE_count("touched", 1000, "Rows with a gradient.")
+_ROWS = cli.DEFINE_counts("rows", "32768,1000000", "Rows of the tables.")
+_WIDTH = cli.DEFINE_count("width", 64, "Columns.")
+_ROUNDS = cli.DEFINE_count("rounds", 30, "Timed updates of each.")
 
 
 def main(argv):

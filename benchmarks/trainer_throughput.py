@@ -23,12 +23,12 @@ from absl import flags
 from trainer.bin import cli
 
 _HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_small", "Model.")
-_TOKENS = flags.DEFINE_integer("batch_size", 2048, "Tokens of a step.")
-_VOCAB = flags.DEFINE_integer("vocab_size", 8192, "Tokens of the vocabulary.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Turns of each contestant.")
-_STEPS = flags.DEFINE_integer("steps", 20, "Timed steps of a turn.")
-_TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "Interpreter.")
-_JAX_PYTHON = flags.DEFINE_string("jax_python", sys.executable, "Interpreter.")
+_TOKENS = cli.DEFINE_count("batch_size", 2048, "Tokens of a step.", least=256)
+_VOCAB = cli.DEFINE_count("vocab_size", 8192, "Tokens of the vocabulary.")
+_ROUNDS = cli.DEFINE_count("rounds", 3, "Turns of each contestant.")
+_STEPS = cli.DEFINE_count("steps", 20, "Timed steps of a turn.")
+_TORCH_PYTHON = cli.DEFINE_path("torch_python", sys.executable, "Interpreter.")
+_JAX_PYTHON = cli.DEFINE_path("jax_python", sys.executable, "Interpreter.")
 _CONTESTANTS = flags.DEFINE_list("contestants", None, "Some of them. Default: all.")
 _WORKER = flags.DEFINE_string("worker", None, "Internal: the contestant to run.")
 _LENGTH = 256

@@ -1,6 +1,12 @@
-"""What the binaries share: `--help`, one-line errors, exit status."""
+"""What the binaries share: flags of numbers and paths, one-line errors, exit status.
+
+Imports neither Keras nor NumPy: `--help` answers at once.
+"""
 
 import contextlib
+import io
+import json
+import math
 import os
 import sys
 
@@ -9,6 +15,104 @@ from absl import flags
 from absl import logging
 
 from trainer.errors import UsageError
+from trainer.sizes import Bytes
+
+flags.disclaim_key_flags()  # the flags below are those of the module that calls
+
+SEED_MAX = 2**32 - 1  # NumPy, Grain and Optuna take no larger seed
+COUNT_MAX = 2**31 - 1
+STREAMS = ("standard output", "standard error")
+CLOSED_PIPE = 128 + 13  # the status of a program that SIGPIPE ended
+
+
+class _PathParser(flags.ArgumentParser):
+    """Accepts a path; "~" is the home folder, also where the shell leaves it."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument):
+        if not argument:
+            raise ValueError("it must be a path and is empty")
+        return os.path.expanduser(argument)
+
+
+class _PathsParser(flags.ListParser):
+    """Accepts paths with commas between them."""
+
+    def parse(self, argument):
+        return [_PathParser().parse(path) for path in super().parse(argument)]
+
+
+class _SizeParser(flags.ArgumentParser):
+    """Accepts a size of memory: 4096, 64KB, 1.5MB."""
+
+    syntactic_help = "a size"
+
+    def parse(self, argument):
+        return Bytes(argument)
+
+
+def DEFINE_path(name, default, help):
+    """Defines a flag whose value is a path, and returns its holder."""
+    return flags.DEFINE(
+        _PathParser(), name, default, help, serializer=flags.ArgumentSerializer()
+    )
+
+
+def DEFINE_paths(name, default, help):
+    """Defines a flag whose value is a list of paths, and returns its holder."""
+    return flags.DEFINE(
+        _PathsParser(), name, default, help, serializer=flags.ListSerializer(",")
+    )
+
+
+def DEFINE_size(name, default, help):
+    """Defines a flag whose value is a size in bytes, and returns its holder."""
+    return flags.DEFINE(
+        _SizeParser(), name, default, help, serializer=flags.ArgumentSerializer()
+    )
+
+
+def DEFINE_count(name, default, help, least=1):
+    """Defines a flag whose value is a whole number from `least` to `COUNT_MAX`."""
+    return flags.DEFINE_integer(
+        name, default, help, lower_bound=least, upper_bound=COUNT_MAX
+    )
+
+
+def DEFINE_counts(name, default, help):
+    """Defines a flag whose value is a list of whole numbers of 1 and more."""
+    holder = flags.DEFINE_list(name, default, help)
+    flags.register_validator(
+        holder,
+        lambda items: all(i.isdecimal() and 0 < int(i) <= COUNT_MAX for i in items),
+        "must be whole numbers of 1 and more with commas between them",
+    )
+    return holder
+
+
+def DEFINE_seed(help):
+    """Defines `--random_seed` within the bounds of the libraries that draw."""
+    return flags.DEFINE_integer(
+        "random_seed", 0, help, lower_bound=0, upper_bound=SEED_MAX
+    )
+
+
+def DEFINE_number(
+    name, default, help, allowed=lambda x: 0 <= x < math.inf, expected="0 or more"
+):
+    """Defines a flag whose value is a finite number, and returns its holder.
+
+    Args:
+        name: of the flag.
+        default: its value where it is not given.
+        help: text of --help.
+        allowed: function of the value. It must be false for nan and for inf.
+        expected: the values that are allowed, in words, for the error.
+    """
+    holder = flags.DEFINE_float(name, default, help)
+    flags.register_validator(holder, allowed, f"must be a number, {expected}")
+    return holder
 
 
 def no_arguments(argv):
@@ -26,12 +130,6 @@ def require(*holders):
         raise UsageError(f"{', '.join(missing)} must be given. See --help.")
 
 
-def require_positive(*holders):
-    for holder in holders:
-        if holder.value is not None and holder.value < 1:
-            raise UsageError(f"--{holder.name} must be >= 1. Got {holder.value}")
-
-
 @contextlib.contextmanager
 def lines(flag, path):
     """The lines of a text file, or of standard input where the path is "-"."""
@@ -40,33 +138,55 @@ def lines(flag, path):
         opened = contextlib.nullcontext(sys.stdin.buffer)
         if path != "-":
             opened = open(path, "rb")
-        with opened as file:
-            yield (line.decode("utf-8").rstrip("\r\n") for line in file)
     except OSError as error:
         raise UsageError(f"--{flag}={path} cannot be read: {error.strerror}") from None
+    try:
+        with opened as file:
+            yield (line.decode("utf-8").rstrip("\r\n") for line in file)
     except UnicodeDecodeError as error:
         raise UsageError(f"--{flag}={path} is not UTF-8 text: {error}") from None
 
 
+def print_json(value, file=None):
+    """Prints a value as one line of JSON; see `json_text`."""
+    print(json_text(value), file=file, flush=True)
+
+
+def json_text(value, **options):
+    """Returns a value as JSON, in which nan and infinity are null.
+
+    Args:
+        value: dicts, lists, tuples, strings, numbers, booleans and None.
+        **options: of `json.dumps`.
+    """
+    return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
 def entry_point(main, usage, module):
-    """A function without arguments that runs `main(argv)` as a program.
+    """Returns a function without arguments that runs `main(argv)` as a program.
+
+    Every program has the flag --usr_dir: what the user's folder registers is there
+    before `main` runs.
 
     Args:
         main: takes argv after flags were parsed; imports late, so that --help
-            and errors answer at once.
+            and errors answer at once. Returns the exit status, or None for 0.
         usage: text that --help prints before the flags.
         module: name of the module that defines the flags.
     """
-
-    def guarded(argv):
-        try:
-            return main(argv)
-        except UsageError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return 130
+    usr_dir = DEFINE_path(
+        "usr_dir", None, "Folder of Python files that register problems, models, ..."
+    )
 
     def parse(argv):
         if {"--help", "-help", "-h", "--helpfull"} & set(argv):
@@ -76,14 +196,103 @@ def entry_point(main, usage, module):
         try:
             return flags.FLAGS(argv)
         except flags.Error as error:
-            print(f"error: {error}. See --help.", file=sys.stderr)
-            sys.exit(1)
+            raise UsageError(f"{error}. See --help.") from None
+
+    def with_usr_dir(argv):
+        if usr_dir.value:
+            from trainer import registry
+
+            registry.import_usr_dir(usr_dir.value)
+        return main(argv)
 
     def run():
+        prepare_streams()
         quieten()
-        app.run(guarded, flags_parser=parse)
+        sys.exit(guarded(lambda: app.run(with_usr_dir, flags_parser=parse)))
 
     return run
+
+
+def guarded(function):
+    """Calls a program, says in one line why it failed, and returns its exit status."""
+    try:
+        try:
+            function()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        return _fail(error)
+    except UnicodeDecodeError as error:
+        return _fail(f"the input is not UTF-8 text: {error}")
+    except KeyboardInterrupt:
+        return _fail("interrupted", prefix="", status=130)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and error.filename in STREAMS:
+            return CLOSED_PIPE  # who reads the output has seen enough: `| head`
+        return _fail(system_reason(error))
+
+
+def system_reason(error):
+    """Returns the text of an OSError: the path it is about, and the reason."""
+    paths = [os.fsdecode(p) for p in (error.filename, error.filename2) if p]
+    return ": ".join([*paths, error.strerror or str(error)])
+
+
+def _fail(reason, prefix="error: ", status=1):
+    text = " ".join(str(reason).split())  # a library's has many lines
+    with contextlib.suppress(OSError):  # the status alone says it
+        print(f"{prefix}{text}", file=sys.stderr)
+    return status
+
+
+class _Output(io.TextIOWrapper):
+    """A standard stream whose errors name it, and which takes any text.
+
+    The system's errors do not say which file was written to. Characters that the
+    encoding of the stream lacks become backslash escapes.
+    """
+
+    def __init__(self, name, stream):
+        super().__init__(
+            stream.buffer,
+            stream.encoding,
+            "backslashreplace",
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+        self._name = name
+        self._stream = stream  # would close the buffer if it went
+
+    def write(self, text):
+        with self._named():
+            return super().write(text)
+
+    def flush(self):
+        with self._named():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _named(self):
+        try:
+            yield
+        except OSError as error:
+            # The interpreter writes what is left when it ends: to nowhere, then.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            error.filename = self._name
+            raise
+
+
+def prepare_streams():
+    """Makes the standard streams take any text and give UTF-8."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by who started this program
+            setattr(sys, name, open(os.devnull, mode))
+    sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+    sys.stdout = _Output(STREAMS[0], sys.stdout)
+    sys.stderr = _Output(STREAMS[1], sys.stderr)
 
 
 def quieten():
@@ -93,7 +302,7 @@ def quieten():
 
 
 def flags_text(module):
-    """The flags that were given, one a line, as `--flagfile=FILE` reads them."""
+    """Returns the flags that were given, one a line, as `--flagfile` reads them."""
     given = [f for f in _defined(module) if f.present]
     return "".join(f"{flag.serialize()}\n" for flag in given)
 
@@ -106,7 +315,7 @@ def _flags_of(module):
 
 
 def _defined(module):
-    """The flags that a module defines (run as __main__ or imported)."""
+    """Returns the flags that a module defines (run as __main__ or imported)."""
     defined = flags.FLAGS.flags_by_module_dict()
     names = [n for n in (module, "__main__", sys.argv[0]) if n in defined]
     return defined[names[0]] if names else []

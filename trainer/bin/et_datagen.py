@@ -12,11 +12,11 @@ from trainer.bin import cli
 from trainer.data import lm1b
 
 _PROBLEM = flags.DEFINE_string("problem", None, "Name of the problem.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder to write to.")
-_TMP_DIR = flags.DEFINE_string(
+_DATA_DIR = cli.DEFINE_path("data_dir", None, "Folder to write to.")
+_TMP_DIR = cli.DEFINE_path(
     "tmp_dir", None, "Folder of the text: see --source and --problem."
 )
-_MAX_LENGTH = flags.DEFINE_integer(
+_MAX_LENGTH = cli.DEFINE_count(
     "max_length", None, "Tokens of a row. Default: the problem's."
 )
 _SOURCE = flags.DEFINE_enum(
@@ -26,7 +26,7 @@ _SOURCE = flags.DEFINE_enum(
     "lm1b: the unpacked folder, the .tar.gz, or a download by TFDS. auto: the first "
     "of folder and archive that --tmp_dir holds.",
 )
-_PROCESSES = flags.DEFINE_integer(
+_PROCESSES = cli.DEFINE_count(
     "num_processes", os.cpu_count(), "Processes that encode sentences."
 )
 _LM1B_SENTENCES = 30_301_028
@@ -35,7 +35,6 @@ _LM1B_SENTENCES = 30_301_028
 def main(argv):
     cli.no_arguments(argv)
     cli.require(_PROBLEM, _DATA_DIR, _TMP_DIR)
-    cli.require_positive(_PROCESSES)
     from trainer import registry
     from trainer.data import datagen
 

@@ -21,11 +21,14 @@ class RunFlags:
         self._hparams = flags.DEFINE_string(
             "hparams", "", "Changes to the set: name=value,name=value."
         )
-        self._data_dir = flags.DEFINE_string(
+        self._data_dir = cli.DEFINE_path(
             "data_dir", None, "Folder that et-datagen wrote."
         )
-        self._eval_steps = flags.DEFINE_integer(
-            "eval_steps", 0, "Batches of an evaluation; 0 covers the whole split."
+        self._eval_steps = cli.DEFINE_count(
+            "eval_steps",
+            0,
+            "Batches of an evaluation; 0 covers the whole split.",
+            least=0,
         )
         self._dtype = flags.DEFINE_enum(
             "dtype",
@@ -33,18 +36,6 @@ class RunFlags:
             ["float32", "mixed_bfloat16", "mixed_float16"],
             "Of the computation; weights stay float32.",
         )
-        self._usr_dir = flags.DEFINE_string(
-            "usr_dir",
-            None,
-            "Folder of Python files that register problems, models, ...",
-        )
-
-    def import_usr_dir(self):
-        """Registers what the user's folder adds. Comes before all else."""
-        from trainer import registry
-
-        if self._usr_dir.value:
-            registry.import_usr_dir(self._usr_dir.value)
 
     def hparams(self):
         """The set that was chosen, with its changes."""

@@ -10,9 +10,9 @@ from absl import flags
 
 from trainer.bin import cli
 
-_RUNS = flags.DEFINE_list("runs", None, "Folders of runs.")
+_RUNS = cli.DEFINE_paths("runs", None, "Folders of runs.")
 _TAG = flags.DEFINE_string("tag", "dev/perplexity_per_word", "What to draw.")
-_FILE = flags.DEFINE_string("file", "curves.png", "Picture to write, .png and .svg.")
+_FILE = cli.DEFINE_path("file", "curves.png", "Picture to write, .png and .svg.")
 _LOG = flags.DEFINE_bool("log", True, "Whether the y axis is logarithmic.")
 
 

@@ -45,9 +45,7 @@ BASE = Scale(
     entries=(),
 )
 # The paper's run, on one V100 or better.
-PAPER = dataclasses.replace(
-    BASE, hparams_set="transformer_et_gbw", hparams="", train_steps=500_000
-)
+PAPER = dataclasses.replace(BASE, hparams="", train_steps=500_000)
 
 
 class Runs:
@@ -121,7 +119,7 @@ def known_constant(optimizer):
     """The c that goes with a registered optimizer."""
     from trainer import registry
 
-    return registry.optimizers.get(optimizer).learning_rate_constant
+    return registry.optimizers.learning_rate_constant(optimizer)
 
 
 def known_perplexity(tmp_dir):
