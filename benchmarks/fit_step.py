@@ -1,4 +1,4 @@
-r"""A training step inside `model.fit`, by optimizer, in one process.
+r"""Measures a training step inside `model.fit` for each optimizer, in one process.
 
     python -m benchmarks.fit_step [--hparams_set=transformer_small] \
         [--optimizers=sgd,adam,et2] [--rounds=8] [--steps=10]

@@ -1,4 +1,4 @@
-r"""The largest Transformer whose training step fits in a given memory.
+r"""Finds the largest Transformer whose training step fits in a given memory.
 
     python -m benchmarks.memory [--budget=4GB] [--optimizers=adam,adafactor,et2]
 
@@ -45,7 +45,7 @@ def main(argv):
 
 
 def largest(name, budget):
-    """Most layers that fit, and the figures of that trial."""
+    """Returns the most layers that fit, and the figures of that trial."""
     fits, figures, too_many = 0, {}, _LAYERS.value + 1
     while too_many - fits > 1:
         layers = (fits + too_many) // 2
@@ -63,7 +63,7 @@ def largest(name, budget):
 
 
 def trial(name, layers):
-    """Parameters and peak memory of a model that took two steps."""
+    """Returns parameters and peak memory of a model that took two steps."""
     import resource
 
     # With oneDNN TensorFlow's allocator keeps what it once had.

@@ -1,4 +1,4 @@
-r"""A sparse update of an embedding beside the dense one, for growing tables.
+r"""Measures a sparse update of an embedding beside the dense one, for growing tables.
 
     python -m benchmarks.sparse_step [--touched=1000] [--rows=32768,1000000]
 
@@ -25,6 +25,7 @@ def main(argv):
     import tensorflow as tf
 
     from extreme_tensoring_tf import ExtremeTensoring
+    from trainer.optim.catalog import ALGORITHM_1
 
     rng = np.random.default_rng(0)
     steps = {}
@@ -36,7 +37,9 @@ def main(argv):
             gradient = tf.IndexedSlices(tf.constant(values), tf.constant(ids), shape)
             if form == "dense":
                 gradient = tf.convert_to_tensor(gradient)
-            steps[rows, form] = _step(ExtremeTensoring(0.1), gradient, shape)
+            steps[rows, form] = _step(
+                ExtremeTensoring(0.1, **ALGORITHM_1), gradient, shape
+            )
             steps[rows, form]()  # traces and compiles
     times = {key: [] for key in steps}
     for _ in range(_ROUNDS.value):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import typing
 
 from trainer import registry
 from trainer.errors import UsageError
@@ -41,7 +42,7 @@ class HParams:
         Raises:
             UsageError: a name is unknown, or a value is not of its type or bounds.
         """
-        fields = {f.name: f.type for f in dataclasses.fields(self)}
+        fields = typing.get_type_hints(HParams)
         changes = {}
         for item in filter(None, assignments.split(",")):
             name, separator, text = item.partition("=")

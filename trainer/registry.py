@@ -42,10 +42,10 @@ class Registry:
         Raises:
             UsageError: the name is taken.
         """
-        name = name or entry.__name__
-        if name in self._entries:
-            raise UsageError(f"{self.kind} {name!r} is registered twice")
-        self._entries[name] = entry
+        key: str = name or entry.__name__
+        if key in self._entries:
+            raise UsageError(f"{self.kind} {key!r} is registered twice")
+        self._entries[key] = entry
         return entry
 
     def names(self) -> list[str]:
@@ -96,9 +96,11 @@ class OptimizerRegistry(Registry):
                 "@registry.optimizers.register(learning_rate_constant=0.1)"
             )
 
+        constant = learning_rate_constant
+
         def add(make):
             super(OptimizerRegistry, self).register(make, name)
-            self._constants[name or make.__name__] = learning_rate_constant
+            self._constants[name or make.__name__] = constant
             return make
 
         return add

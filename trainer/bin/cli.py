@@ -9,6 +9,9 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
+from typing import IO
+from typing import Any
 
 from absl import app
 from absl import flags
@@ -16,6 +19,9 @@ from absl import logging
 
 from trainer.errors import UsageError
 from trainer.sizes import Bytes
+
+# Of flags that `require` checks or that have a default: their value is not None.
+Holder = flags.FlagHolder[Any]
 
 flags.disclaim_key_flags()  # the flags below are those of the module that calls
 
@@ -52,35 +58,36 @@ class _SizeParser(flags.ArgumentParser):
         return Bytes(argument)
 
 
-def DEFINE_path(name, default, help):
+def DEFINE_path(name: str, default: str | None, help: str, **options: Any) -> Holder:
     """Defines a flag whose value is a path, and returns its holder."""
+    serializer = flags.ArgumentSerializer()
     return flags.DEFINE(
-        _PathParser(), name, default, help, serializer=flags.ArgumentSerializer()
+        _PathParser(), name, default, help, serializer=serializer, **options
     )
 
 
-def DEFINE_paths(name, default, help):
+def DEFINE_paths(name: str, default: list | None, help: str) -> Holder:
     """Defines a flag whose value is a list of paths, and returns its holder."""
     return flags.DEFINE(
         _PathsParser(), name, default, help, serializer=flags.ListSerializer(",")
     )
 
 
-def DEFINE_size(name, default, help):
+def DEFINE_size(name: str, default: str | None, help: str) -> Holder:
     """Defines a flag whose value is a size in bytes, and returns its holder."""
     return flags.DEFINE(
         _SizeParser(), name, default, help, serializer=flags.ArgumentSerializer()
     )
 
 
-def DEFINE_count(name, default, help, least=1):
+def DEFINE_count(name: str, default: int | None, help: str, least: int = 1) -> Holder:
     """Defines a flag whose value is a whole number from `least` to `COUNT_MAX`."""
     return flags.DEFINE_integer(
         name, default, help, lower_bound=least, upper_bound=COUNT_MAX
     )
 
 
-def DEFINE_counts(name, default, help):
+def DEFINE_counts(name: str, default: str | list, help: str) -> Holder:
     """Defines a flag whose value is a list of whole numbers of 1 and more."""
     holder = flags.DEFINE_list(name, default, help)
     flags.register_validator(
@@ -91,7 +98,7 @@ def DEFINE_counts(name, default, help):
     return holder
 
 
-def DEFINE_seed(help):
+def DEFINE_seed(help: str) -> Holder:
     """Defines `--random_seed` within the bounds of the libraries that draw."""
     return flags.DEFINE_integer(
         "random_seed", 0, help, lower_bound=0, upper_bound=SEED_MAX
@@ -99,8 +106,12 @@ def DEFINE_seed(help):
 
 
 def DEFINE_number(
-    name, default, help, allowed=lambda x: 0 <= x < math.inf, expected="0 or more"
-):
+    name: str,
+    default: float,
+    help: str,
+    allowed: Callable[[float], bool] = lambda x: 0 <= x < math.inf,
+    expected: str = "0 or more",
+) -> Holder:
     """Defines a flag whose value is a finite number, and returns its holder.
 
     Args:
@@ -115,7 +126,15 @@ def DEFINE_number(
     return holder
 
 
-def no_arguments(argv):
+_USR_DIR = DEFINE_path(
+    "usr_dir",
+    None,
+    "Folder of Python files that register problems, models, ...",
+    module_name=__name__,
+)
+
+
+def no_arguments(argv: list[str]) -> None:
     """Refuses words that are not flags: usually a flag without its dashes."""
     if argv[1:]:
         raise UsageError(
@@ -123,7 +142,7 @@ def no_arguments(argv):
         )
 
 
-def require(*holders):
+def require(*holders: flags.FlagHolder) -> None:
     """Refuses a run that lacks a flag it cannot do without."""
     missing = [f"--{h.name}" for h in holders if h.value is None]
     if missing:
@@ -147,12 +166,12 @@ def lines(flag, path):
         raise UsageError(f"--{flag}={path} is not UTF-8 text: {error}") from None
 
 
-def print_json(value, file=None):
+def print_json(value: Any, file: IO[str] | None = None) -> None:
     """Prints a value as one line of JSON; see `json_text`."""
     print(json_text(value), file=file, flush=True)
 
 
-def json_text(value, **options):
+def json_text(value: Any, **options: Any) -> str:
     """Returns a value as JSON, in which nan and infinity are null.
 
     Args:
@@ -172,7 +191,7 @@ def _finite(value):
     return value
 
 
-def entry_point(main, usage, module):
+def entry_point(main: Callable, usage: str | None, module: str) -> Callable[[], None]:
     """Returns a function without arguments that runs `main(argv)` as a program.
 
     Every program has the flag --usr_dir: what the user's folder registers is there
@@ -184,13 +203,10 @@ def entry_point(main, usage, module):
         usage: text that --help prints before the flags.
         module: name of the module that defines the flags.
     """
-    usr_dir = DEFINE_path(
-        "usr_dir", None, "Folder of Python files that register problems, models, ..."
-    )
 
     def parse(argv):
         if {"--help", "-help", "-h", "--helpfull"} & set(argv):
-            print(usage.strip() + "\n\nFlags:\n")
+            print((usage or "").strip() + "\n\nFlags:\n")
             print(_flags_of(module))
             sys.exit(0)
         try:
@@ -199,10 +215,10 @@ def entry_point(main, usage, module):
             raise UsageError(f"{error}. See --help.") from None
 
     def with_usr_dir(argv):
-        if usr_dir.value:
+        if _USR_DIR.value:
             from trainer import registry
 
-            registry.import_usr_dir(usr_dir.value)
+            registry.import_usr_dir(_USR_DIR.value)
         return main(argv)
 
     def run():
@@ -213,7 +229,7 @@ def entry_point(main, usage, module):
     return run
 
 
-def guarded(function):
+def guarded(function: Callable[[], Any]) -> Any:
     """Calls a program, says in one line why it failed, and returns its exit status."""
     try:
         try:
@@ -235,7 +251,7 @@ def guarded(function):
         return _fail(system_reason(error))
 
 
-def system_reason(error):
+def system_reason(error: OSError) -> str:
     """Returns the text of an OSError: the path it is about, and the reason."""
     paths = [os.fsdecode(p) for p in (error.filename, error.filename2) if p]
     return ": ".join([*paths, error.strerror or str(error)])
@@ -285,23 +301,24 @@ class _Output(io.TextIOWrapper):
             raise
 
 
-def prepare_streams():
+def prepare_streams() -> None:
     """Makes the standard streams take any text and give UTF-8."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by who started this program
             setattr(sys, name, open(os.devnull, mode))
-    sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
     sys.stdout = _Output(STREAMS[0], sys.stdout)
     sys.stderr = _Output(STREAMS[1], sys.stderr)
 
 
-def quieten():
+def quieten() -> None:
     """Leaves warnings and errors of TensorFlow, and drops what it says besides."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.set_verbosity(logging.WARNING)
 
 
-def flags_text(module):
+def flags_text(module: str) -> str:
     """Returns the flags that were given, one a line, as `--flagfile` reads them."""
     given = [f for f in _defined(module) if f.present]
     return "".join(f"{flag.serialize()}\n" for flag in given)
@@ -315,7 +332,7 @@ def _flags_of(module):
 
 
 def _defined(module):
-    """Returns the flags that a module defines (run as __main__ or imported)."""
+    """Returns the flags of a program, whose module is __main__ or imported."""
     defined = flags.FLAGS.flags_by_module_dict()
     names = [n for n in (module, "__main__", sys.argv[0]) if n in defined]
-    return defined[names[0]] if names else []
+    return (defined[names[0]] if names else []) + defined[__name__]

@@ -111,7 +111,7 @@ from trainer.bin import cli
 importlib.import_module({program!r})
 defined = flags.FLAGS.flags_by_module_dict()
 own = {{f.name: f for m, fs in defined.items() for f in fs if not m.startswith("absl")}}
-assert "usr_dir" in own
+assert "usr_dir" in own and len(own) > 1
 sys.argv[1:] = []
 flags.FLAGS(sys.argv)
 for name, flag in own.items():

@@ -11,7 +11,7 @@ from absl import flags
 from trainer.bin import cli
 from trainer.data import lm1b
 
-_PROBLEM = flags.DEFINE_string("problem", None, "Name of the problem.")
+_PROBLEM: cli.Holder = flags.DEFINE_string("problem", None, "Name of the problem.")
 _DATA_DIR = cli.DEFINE_path("data_dir", None, "Folder to write to.")
 _TMP_DIR = cli.DEFINE_path(
     "tmp_dir", None, "Folder of the text: see --source and --problem."

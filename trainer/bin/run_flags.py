@@ -1,4 +1,4 @@
-"""What et-trainer and et-sweep share: the flags that say what a run is made of."""
+"""The flags that et-trainer and et-sweep share: they say what a run is made of."""
 
 from absl import flags
 
@@ -8,17 +8,19 @@ flags.disclaim_key_flags()  # they are flags of the module that makes a `RunFlag
 
 
 class RunFlags:
-    """Defines the flags; reads them once they were parsed."""
+    """Defines the flags, and reads them once they were parsed."""
 
     def __init__(self):
-        self._problem = flags.DEFINE_string("problem", None, "Name of the problem.")
-        self._model = flags.DEFINE_string(
+        self._problem: cli.Holder = flags.DEFINE_string(
+            "problem", None, "Name of the problem."
+        )
+        self._model: cli.Holder = flags.DEFINE_string(
             "model", "transformer_lm", "Name of the model."
         )
-        self._hparams_set = flags.DEFINE_string(
+        self._hparams_set: cli.Holder = flags.DEFINE_string(
             "hparams_set", "transformer_base", "Name of the set of hyperparameters."
         )
-        self._hparams = flags.DEFINE_string(
+        self._hparams: cli.Holder = flags.DEFINE_string(
             "hparams", "", "Changes to the set: name=value,name=value."
         )
         self._data_dir = cli.DEFINE_path(
@@ -30,7 +32,7 @@ class RunFlags:
             "Batches of an evaluation; 0 covers the whole split.",
             least=0,
         )
-        self._dtype = flags.DEFINE_enum(
+        self._dtype: cli.Holder = flags.DEFINE_enum(
             "dtype",
             "float32",
             ["float32", "mixed_bfloat16", "mixed_float16"],
@@ -38,7 +40,7 @@ class RunFlags:
         )
 
     def hparams(self):
-        """The set that was chosen, with its changes."""
+        """Returns the set that was chosen, with its changes."""
         from trainer import registry
 
         chosen = registry.hparams_sets.get(self._hparams_set.value)()
@@ -57,7 +59,7 @@ class RunFlags:
         dataset.load_description(self._data_dir.value, self._problem.value)
 
     def run(self, hparams, **others):
-        """The `Run` of `hparams`, of these flags and of `others`."""
+        """Returns the `Run` of `hparams`, of these flags and of `others`."""
         from trainer.training.run import Run
 
         return Run(

@@ -1,4 +1,4 @@
-r"""Curves of runs, read from TensorBoard's data, as a picture.
+r"""Draws curves of runs, read from TensorBoard's data, as a picture.
 
     python -m trainer.experiments.curves --runs=run_et2,run_adam \
         --tag=dev/perplexity_per_word --file=curves.png
@@ -30,10 +30,10 @@ def main(argv):
 
 
 def read(run, tag):
-    """[(step, value), ...] of a scalar that a run wrote.
+    """Returns [(step, value), ...] of a scalar that a run wrote.
 
     Raises:
-        UsageError: it wrote no such scalar.
+        UsageError: the run wrote no such scalar.
     """
     from tensorboard.backend.event_processing import event_accumulator
 

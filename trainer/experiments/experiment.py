@@ -1,4 +1,4 @@
-"""What every experiment has: flags, settings by scale, a folder, a total time."""
+"""Makes an experiment a program: flags, settings by scale, a folder, a total time."""
 
 import dataclasses
 import pathlib
@@ -13,7 +13,7 @@ flags.disclaim_key_flags()  # they are flags of the module that calls `entry_poi
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Settings of one size of an experiment."""
+    """Holds the settings of one size of an experiment."""
 
     entries: tuple  # what is compared: names of optimizers, mostly
     train_steps: int
@@ -23,7 +23,7 @@ class Scale:
 
 
 def entry_point(conduct, scales, usage, module, default="smoke", needs_data=True):
-    """The program of an experiment: `conduct(scale, output_dir)` and its flags.
+    """Returns the program of an experiment: `conduct(scale, output_dir)` and its flags.
 
     Args:
         conduct: runs what is not finished, writes and prints tables and plots.

@@ -1,4 +1,4 @@
-"""Optimizers by name, each with the rate constant that goes with it.
+"""Registers optimizers by name, each with the rate constant that goes with it.
 
 An entry takes (learning_rate, hparams), as in Tensor2Tensor, and returns a Keras
 optimizer. c, the constant of the `inverse_sqrt` schedule, was tuned per optimizer:
@@ -89,10 +89,10 @@ _register(
 )
 _register("apollo_mini", 0.09, low_rank.APOLLO, beta_2=0.997)
 
-# Extreme tensoring. Every argument that makes a form is given: the defaults of
-# `ExtremeTensoring` may change, and a name must keep its figures.
+# Extreme tensoring. Every argument that makes a form is given: a name keeps its
+# figures where the defaults of `ExtremeTensoring` change.
 
-_ALGORITHM_1 = {
+ALGORITHM_1 = {
     "preconditioner": "geometric_mean",
     "statistic": "sum",
     "beta_2": None,
@@ -101,7 +101,7 @@ _ALGORITHM_1 = {
 # "sum", the letter of the paper, makes the rate of a variable fall with its size, so
 # biases would learn some 30 times faster than embeddings here. "mean" is the same
 # algorithm but for one constant a variable, and one c fits all.
-_MEANS = _ALGORITHM_1 | {"statistic": "mean"}
+_MEANS = ALGORITHM_1 | {"statistic": "mean"}
 _RANK_ONE = {
     "preconditioner": "rank_one",
     "statistic": "sum",  # without effect: the form is on means
@@ -118,10 +118,10 @@ for _name, _constant, _level, _form in (
     ("et2", 1.0, 2, _MEANS),
     ("et3", 0.577, 3, _MEANS),
     ("etinf", 0.333, "inf", _MEANS),
-    ("et1_sum", 6.0, 1, _ALGORITHM_1),
-    ("et2_sum", 12.0, 2, _ALGORITHM_1),
-    ("et3_sum", 20.0, 3, _ALGORITHM_1),
-    ("etinf_sum", 40.0, "inf", _ALGORITHM_1),
+    ("et1_sum", 6.0, 1, ALGORITHM_1),
+    ("et2_sum", 12.0, 2, ALGORITHM_1),
+    ("et3_sum", 20.0, 3, ALGORITHM_1),
+    ("etinf_sum", 40.0, "inf", ALGORITHM_1),
     ("et2_ema", 0.0333, 2, _MEANS | {"beta_2": 0.99}),
     ("et1_rank1", 0.1, 1, _RANK_ONE),
     ("et2_rank1", 0.1, 2, _RANK_ONE),
