@@ -84,5 +84,5 @@ def load(path):
 
     try:
         return keras.saving.load_model(path)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, TypeError) as error:
         raise UsageError(f"{path} is not a checkpoint of ours: {error}") from None
