@@ -1,4 +1,4 @@
-"""What the binaries share: flags of numbers and paths, one-line errors, exit status.
+"""Gives the binaries their kinds of flags, one-line errors and exit statuses.
 
 Imports neither Keras nor NumPy: `--help` answers at once.
 """
