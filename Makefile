@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # TensorFlow's CUDA build where there is an NVIDIA driver, its CPU build elsewhere.
 BACKEND ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
+EXTRAS = $(BACKEND),trainer,test,bench,examples
 # Without this TensorFlow greets with four lines on every start.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -12,10 +13,10 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .venv/installed .venv-jax/installed: setup.py
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	if command -v uv >/dev/null; then \
-	  uv pip install --quiet --python $(@D)/bin/python -e '.[$(BACKEND),test,bench,examples]'; \
+	  uv pip install --quiet --python $(@D)/bin/python -e '.[$(EXTRAS)]'; \
 	else \
 	  $(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
-	    -e '.[$(BACKEND),test,bench,examples]'; \
+	    -e '.[$(EXTRAS)]'; \
 	fi
 	touch $@
 .venv-jax/installed: BACKEND := jax,reference
@@ -35,6 +36,8 @@ test-all: test .venv-jax/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -3,41 +3,54 @@
 import pathlib
 
 import setuptools
+from setuptools.command.build_py import build_py
+
+BINARIES = ("datagen", "trainer", "avg", "eval", "decoder", "exporter", "sweep", "plan")
+
+
+class BuildWithoutTests(build_py):
+    """Leaves out tests, which stand beside the modules that they test."""
+
+    def find_package_modules(self, package, package_dir):
+        modules = super().find_package_modules(package, package_dir)
+        return [m for m in modules if not m[1].endswith("_test")]
+
 
 setuptools.setup(
     name="extreme-tensoring-tf",
     version="0.1.0",
     description="Adaptive optimizers for Keras at the memory of SGD, and a "
     "language-model trainer that proves them.",
-    long_description=pathlib.Path(__file__).with_name("README.md").read_text(),
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(
         include=["extreme_tensoring_tf*", "trainer*"],
-        exclude=["*.tests", "*.tests.*"],
+        exclude=["*.testing", "*.testing.*"],
     ),
-    install_requires=[
-        "absl-py>=2.3",
-        "array-record>=0.8.6",
-        "grain>=0.2.18",
-        "importlib-resources>=6.0",  # tensorflow-datasets needs it, undeclared
-        "keras>=3.15.1",
-        "matplotlib>=3.8",
-        "numpy>=1.26",
-        "optuna>=4.9",
-        "pillow>=10",
-        "scipy>=1.11",
-        "sentencepiece>=0.2.3",
-        "tensorboard>=2.19",
-        "tensorflow-datasets>=4.9.10",
-        "tqdm>=4.66",
-    ],
-    # The backend is an extra, because it depends on the machine and pip cannot
-    # see it: tensorflow-cpu and tensorflow write to the same folder, so a
-    # package that requires one must never meet the other, and the optimizer runs
-    # on JAX where there is no TensorFlow at all.
+    package_data={"extreme_tensoring_tf": ["py.typed"], "trainer": ["py.typed"]},
+    cmdclass={"build_py": BuildWithoutTests},
+    # The optimizer's. Keras brings its own, and the backend is an extra.
+    install_requires=["keras>=3.15.1", "numpy>=1.26"],
     extras_require={
+        "trainer": [
+            "absl-py>=2.3",
+            "array-record>=0.8.6",
+            "grain>=0.2.18",
+            "importlib-resources>=6.0",  # tensorflow-datasets needs it, undeclared
+            "matplotlib>=3.8",
+            "optuna>=4.9",
+            "pillow>=10",
+            "scipy>=1.11",
+            "sentencepiece>=0.2.3",
+            "tensorboard>=2.19",
+            "tensorflow-datasets>=4.9.10",
+            "tqdm>=4.66",
+        ],
+        # The backend depends on the machine, and pip cannot see it: tensorflow-cpu and
+        # tensorflow write to the same folder, so a package that requires one must never
+        # meet the other, and the optimizer runs on JAX where there is no TensorFlow.
         # The CPU wheel is 60 % smaller. It exists for Linux and Windows only.
         "cpu": [
             "tensorflow-cpu>=2.21; platform_system != 'Darwin'",
@@ -60,8 +73,11 @@ setuptools.setup(
         ],
         "test": [
             "hypothesis>=6.100",
+            "import-linter>=2.5",
             "ipykernel>=6.29",  # executes the notebook
             "nbclient>=0.10",
+            "pre-commit>=4",
+            "pyright[nodejs]>=1.1.400",  # a wheel with Node.js: no download by npm
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.14",
@@ -71,14 +87,7 @@ setuptools.setup(
     },
     entry_points={
         "console_scripts": [
-            "et-datagen = trainer.bin.et_datagen:run",
-            "et-trainer = trainer.bin.et_trainer:run",
-            "et-avg = trainer.bin.et_avg:run",
-            "et-eval = trainer.bin.et_eval:run",
-            "et-decoder = trainer.bin.et_decoder:run",
-            "et-exporter = trainer.bin.et_exporter:run",
-            "et-sweep = trainer.bin.et_sweep:run",
-            "et-plan = trainer.bin.et_plan:run",
+            f"et-{name} = trainer.bin.console:et_{name}" for name in BINARIES
         ]
     },
 )

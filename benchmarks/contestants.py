@@ -1,4 +1,4 @@
-"""The optimizers that are measured, by name, for each backend.
+"""Names the optimizers that are measured, for each backend.
 
 Ours and Keras' own come from the trainer's registry, or are named here; Optax and
 torch optimizers join on the backend they belong to, where they are installed.
@@ -33,12 +33,12 @@ DEFAULT = (
 
 
 def peers(backend):
-    """Names of the optimizers from other libraries that run here."""
+    """Returns the names of the optimizers from other libraries that run here."""
     return list(_of_library(backend))
 
 
 def make(name, backend):
-    """Function of (grads, values) that gives a step: see `steps.py`."""
+    """Returns a function of (grads, values) that gives a step: see `steps.py`."""
     table = _of_library(backend)
     if name in table:
         return table[name]
@@ -46,12 +46,12 @@ def make(name, backend):
 
 
 def _of_library(backend):
-    """Optimizers of the library that a backend belongs to."""
+    """Returns the optimizers of the library that a backend belongs to."""
     return {"jax": _optax, "torch": _torch}.get(backend, dict)()
 
 
 def keras_optimizer(name):
-    """A Keras optimizer, ours or Keras' own, at a small rate."""
+    """Returns a Keras optimizer, ours or Keras' own, at a small rate."""
     import keras
 
     from trainer.hparams import HParams
@@ -113,7 +113,7 @@ def _torch():
 
 
 def _low_rank(module, name):
-    """GaLore and APOLLO: matrices projected to rank 128, vectors by Adam."""
+    """Returns what makes GaLore or APOLLO: matrices at rank 128, vectors by Adam."""
 
     def make_optimizer(parameters):
         optimizer = getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-r"""Seconds of a token by `trainer.inference.decoding`, and by running the prefix again.
+r"""Measures the seconds of a token, with the cache and by running the prefix again.
 
     python -m benchmarks.decoding [--hparams_set=transformer_small] [--rows=8] \
         [--vocab_size=8192] [--rounds=10]
@@ -16,9 +16,9 @@ from absl import flags
 from trainer.bin import cli
 
 _HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_small", "Model.")
-_ROWS = flags.DEFINE_list("rows", ["1", "8", "32"], "Rows continued at a time.")
-_VOCAB = flags.DEFINE_integer("vocab_size", 8192, "Tokens of the vocabulary.")
-_ROUNDS = flags.DEFINE_integer("rounds", 10, "The fastest counts.")
+_ROWS = cli.DEFINE_counts("rows", ["1", "8", "32"], "Rows continued at a time.")
+_VOCAB = cli.DEFINE_count("vocab_size", 8192, "Tokens of the vocabulary.")
+_ROUNDS = cli.DEFINE_count("rounds", 10, "The fastest counts.")
 _LENGTH = 256
 
 
@@ -50,7 +50,7 @@ def main(argv):
 
 
 def _generation(model, rows, lengths):
-    """{length: seconds} of that many tokens after prompts of one. They take turns."""
+    """Returns {length: seconds} of that many tokens after a prompt; they take turns."""
     from benchmarks.measure import timed
     from trainer.inference import decoding
 
@@ -67,7 +67,7 @@ def _generation(model, rows, lengths):
 
 
 def _prefix(model, rows):
-    """Seconds of a token from the whole row."""
+    """Returns the seconds of a token that is computed from the whole row."""
     import keras
     import numpy as np
 

@@ -1,4 +1,4 @@
-r"""A training step inside `model.fit`, by optimizer, in one process.
+r"""Measures a training step inside `model.fit` for each optimizer, in one process.
 
     python -m benchmarks.fit_step [--hparams_set=transformer_small] \
         [--optimizers=sgd,adam,et2] [--rounds=8] [--steps=10]
@@ -19,10 +19,10 @@ from trainer.bin import cli
 
 _HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_small", "Model.")
 _OPTIMIZERS = flags.DEFINE_list("optimizers", "sgd,adam,et1,et2,et3", "Names.")
-_ROUNDS = flags.DEFINE_integer("rounds", 8, "Turns of each optimizer.")
-_STEPS = flags.DEFINE_integer("steps", 10, "Steps of a turn.")
-_TOKENS = flags.DEFINE_integer("batch_size", 1024, "Tokens of a step.")
-_VOCAB = flags.DEFINE_integer("vocab_size", 8192, "Tokens of the vocabulary.")
+_ROUNDS = cli.DEFINE_count("rounds", 8, "Turns of each optimizer.")
+_STEPS = cli.DEFINE_count("steps", 10, "Steps of a turn.")
+_TOKENS = cli.DEFINE_count("batch_size", 1024, "Tokens of a step.", least=256)
+_VOCAB = cli.DEFINE_count("vocab_size", 8192, "Tokens of the vocabulary.")
 _LENGTH = 256
 
 

@@ -1,4 +1,4 @@
-r"""What a GPU shows: updates up to 1e9 parameters, training speed and memory, quality.
+r"""Measures on a GPU: updates up to 1e9 parameters, training speed and memory, quality.
 
     python -m benchmarks.gpu --data_dir=DATA --problem=PROBLEM --output=gpu
 
@@ -21,17 +21,17 @@ from absl import flags
 from trainer.bin import cli
 from trainer.errors import UsageError
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that et-datagen wrote.")
+_DATA_DIR = cli.DEFINE_path("data_dir", None, "Folder that et-datagen wrote.")
 _PROBLEM = flags.DEFINE_string("problem", None, "Name of the problem.")
-_OUTPUT = flags.DEFINE_string("output", "gpu", "Results: OUTPUT.json, OUTPUT.md.")
+_OUTPUT = cli.DEFINE_path("output", "gpu", "Results: OUTPUT.json, OUTPUT.md.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "Small shapes and few steps.")
-_SECONDS = flags.DEFINE_integer("seconds", 540, "All parts together, at most.")
+_SECONDS = cli.DEFINE_count("seconds", 540, "All parts together, at most.")
 _PART = flags.DEFINE_string("part", None, "One training part as JSON: internal.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """One training run of the kit."""
+    """Says what one training run is made of."""
 
     what: str
     optimizer: str
@@ -66,7 +66,7 @@ def main(argv):
     cli.no_arguments(argv)
     cli.require(_DATA_DIR, _PROBLEM)
     if _PART.value:
-        print(json.dumps(train(Training(**json.loads(_PART.value)))))
+        cli.print_json(train(Training(**json.loads(_PART.value))))
         return
     from trainer.data import dataset
 
@@ -106,7 +106,7 @@ def main(argv):
 
 
 def train(part):
-    """Figures of one training run."""
+    """Trains, and returns the figures."""
     from benchmarks import measure
     from trainer import registry
     from trainer.training import loop
@@ -171,14 +171,14 @@ def _training_table(rows):
                 f"{r['tokens_per_second']:,.0f}",
                 f"{peak:,}" if peak else "",
                 f"{r['state_scalars']:,}",
-                f"{r['nats_per_token']:.4f}",
+                "nan" if r["nats_per_token"] is None else f"{r['nats_per_token']:.4f}",
             ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 
 def _write(output, results, sections):
-    output.with_suffix(".json").write_text(json.dumps(results, indent=2) + "\n")
+    output.with_suffix(".json").write_text(cli.json_text(results, indent=2) + "\n")
     output.with_suffix(".md").write_text("\n\n".join(sections) + "\n")
 
 

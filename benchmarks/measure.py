@@ -1,4 +1,4 @@
-"""What every benchmark measures with, and the machine it measured on."""
+"""Measures time, bandwidth and memory, and names the machine."""
 
 import importlib
 import pathlib
@@ -15,7 +15,7 @@ def timed(function):
 
 
 def copy_bandwidth(megabytes=256, rounds=10):
-    """Bytes read and written a second by a copy of a large array."""
+    """Returns the bytes read and written a second by a copy of a large array."""
     source = np.ones(megabytes * 2**17)
     target = np.empty_like(source)
     best = min(timed(lambda: np.copyto(target, source)) for _ in range(rounds))
@@ -23,7 +23,7 @@ def copy_bandwidth(megabytes=256, rounds=10):
 
 
 def peak_temporary_bytes(function):
-    """Resident memory at the peak of a call, above what was resident before.
+    """Returns the resident memory at the peak of a call, above that of before.
 
     The least of three calls. Linux only: None elsewhere. Set
     TF_ENABLE_ONEDNN_OPTS=0 before TensorFlow starts, for with oneDNN its allocator
@@ -42,7 +42,7 @@ def peak_temporary_bytes(function):
 
 
 def device_peak_bytes():
-    """Most memory that a GPU held in this process; None on a CPU."""
+    """Returns the most memory that a GPU held in this process; None on a CPU."""
     import keras
 
     backend = keras.backend.backend()
@@ -72,7 +72,7 @@ def _memory(field):
 
 
 def environment():
-    """Versions and hardware that the figures belong to."""
+    """Returns versions and hardware that the figures belong to."""
     import keras
 
     backend = keras.backend.backend()

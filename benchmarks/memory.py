@@ -1,4 +1,4 @@
-r"""The largest Transformer whose training step fits in a given memory.
+r"""Finds the largest Transformer whose training step fits in a given memory.
 
     python -m benchmarks.memory [--budget=4GB] [--optimizers=adam,adafactor,et2]
 
@@ -16,26 +16,24 @@ from absl import flags
 
 from benchmarks.measure import environment
 from trainer.bin import cli
-from trainer.sizes import parse_bytes
 
-_BUDGET = flags.DEFINE_string("budget", "4GB", "Resident memory: 4GB, 800MB.")
+_BUDGET = cli.DEFINE_size("budget", "4GB", "Resident memory: 4GB, 800MB.")
 _OPTIMIZERS = flags.DEFINE_list("optimizers", "adam,adafactor,et2", "Names.")
-_HIDDEN = flags.DEFINE_integer("hidden_size", 1024, "Width of the model.")
-_VOCAB = flags.DEFINE_integer("vocab_size", 32768, "Tokens of the vocabulary.")
-_LAYERS = flags.DEFINE_integer("most_layers", 64, "Layers that are tried at most.")
-_TRIAL = flags.DEFINE_integer("trial", 0, "Layers of one trial: used by itself.")
+_HIDDEN = cli.DEFINE_count("hidden_size", 1024, "Width of the model.")
+_VOCAB = cli.DEFINE_count("vocab_size", 32768, "Tokens of the vocabulary.")
+_LAYERS = cli.DEFINE_count("most_layers", 64, "Layers that are tried at most.")
+_TRIAL = cli.DEFINE_count("trial", 0, "Layers of one trial: used by itself.", least=0)
 _LENGTH = 64
 
 
 def main(argv):
     cli.no_arguments(argv)
-    budget = parse_bytes("--budget", _BUDGET.value)
     if _TRIAL.value:
         print(json.dumps(trial(_OPTIMIZERS.value[0], _TRIAL.value)))
         return
-    rows = [(name, *largest(name, budget)) for name in _OPTIMIZERS.value]
+    rows = [(name, *largest(name, _BUDGET.value)) for name in _OPTIMIZERS.value]
     print(
-        f"{_BUDGET.value} of resident memory, width {_HIDDEN.value}, "
+        f"{_BUDGET.value / 1e9:g} GB of resident memory, width {_HIDDEN.value}, "
         f"{_VOCAB.value:,} subwords, one row of {_LENGTH} tokens, {environment()}\n"
     )
     print("| optimizer | layers | parameters | peak bytes |\n|---|---|---|---|")
@@ -47,7 +45,7 @@ def main(argv):
 
 
 def largest(name, budget):
-    """Most layers that fit, and the figures of that trial."""
+    """Returns the most layers that fit, and the figures of that trial."""
     fits, figures, too_many = 0, {}, _LAYERS.value + 1
     while too_many - fits > 1:
         layers = (fits + too_many) // 2
@@ -65,7 +63,7 @@ def largest(name, budget):
 
 
 def trial(name, layers):
-    """Parameters and peak memory of a model that took two steps."""
+    """Returns parameters and peak memory of a model that took two steps."""
     import resource
 
     # With oneDNN TensorFlow's allocator keeps what it once had.

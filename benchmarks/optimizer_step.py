@@ -1,4 +1,4 @@
-r"""Time and memory of one optimizer update, beside other optimizers, in one process.
+r"""Measures time and memory of one update of each optimizer, in one process.
 
     python -m benchmarks.optimizer_step [--preset=transformer_23m] \
         [--optimizers=sgd,adam,et2] [--backend=jax] [--rounds=20] [--json=FILE]
@@ -44,8 +44,8 @@ _BACKEND = flags.DEFINE_enum(
     ["tensorflow", "jax", "torch"],
     "Backend of Keras.",
 )
-_ROUNDS = flags.DEFINE_integer("rounds", 20, "Timed updates of each optimizer.")
-_JSON = flags.DEFINE_string("json", None, "File for the figures.")
+_ROUNDS = cli.DEFINE_count("rounds", 20, "Timed updates of each optimizer.")
+_JSON = cli.DEFINE_path("json", None, "File for the figures.")
 
 
 def main(argv):
@@ -67,7 +67,7 @@ def main(argv):
 
 
 def measure(shapes, names, backend, rounds):
-    """Figures of each optimizer: a dict that `table` shows."""
+    """Returns the figures of each optimizer: a dict that `table` shows."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -103,7 +103,7 @@ def measure(shapes, names, backend, rounds):
 
 
 def table(figures):
-    """Markdown of what `measure` returns."""
+    """Returns the figures of `measure` as Markdown."""
     lines = [
         "| optimizer | ms | / sgd | / adam | state bytes | temporary / largest "
         "variable | first call s | of copy speed |",

@@ -2,6 +2,7 @@
 
 
 def transformer(layers, hidden, filter_size, vocab_size):
+    """Returns embedding, matrices, biases and norms of a Transformer."""
     shapes = [(vocab_size, hidden)]
     for _ in range(layers):
         shapes += [(hidden, hidden)] * 4
@@ -12,7 +13,7 @@ def transformer(layers, hidden, filter_size, vocab_size):
 
 
 def resnet18(classes=10):
-    """Convolutions and their two batch-norm vectors, as in He et al. (CIFAR form)."""
+    """Returns convolutions and batch-norm vectors, as in He et al. (CIFAR form)."""
     shapes, channels = [(3, 3, 3, 64), (64,), (64,)], 64
     for width in (64, 128, 256, 512):
         for block in range(2):
@@ -26,7 +27,7 @@ def resnet18(classes=10):
 
 
 def square(parameters):
-    """One matrix of about so many parameters, with 1,024 columns."""
+    """Returns one matrix of about so many parameters, with 1,024 columns."""
     return [(parameters // 1024, 1024)]
 
 

@@ -1,4 +1,4 @@
-r"""A sparse update of an embedding beside the dense one, for growing tables.
+r"""Measures a sparse update of an embedding beside the dense one, for growing tables.
 
     python -m benchmarks.sparse_step [--touched=1000] [--rows=32768,1000000]
 
@@ -9,16 +9,14 @@ one process; a figure is the median over the rounds.
 import statistics
 import sys
 
-from absl import flags
-
 from benchmarks.measure import environment
 from benchmarks.measure import timed
 from trainer.bin import cli
 
-_TOUCHED = flags.DEFINE_integer("touched", 1000, "Rows with a gradient.")
-_ROWS = flags.DEFINE_list("rows", "32768,1000000", "Rows of the tables.")
-_WIDTH = flags.DEFINE_integer("width", 64, "Columns.")
-_ROUNDS = flags.DEFINE_integer("rounds", 30, "Timed updates of each.")
+_TOUCHED = cli.DEFINE_count("touched", 1000, "Rows with a gradient.")
+_ROWS = cli.DEFINE_counts("rows", "32768,1000000", "Rows of the tables.")
+_WIDTH = cli.DEFINE_count("width", 64, "Columns.")
+_ROUNDS = cli.DEFINE_count("rounds", 30, "Timed updates of each.")
 
 
 def main(argv):
@@ -27,6 +25,7 @@ def main(argv):
     import tensorflow as tf
 
     from extreme_tensoring_tf import ExtremeTensoring
+    from trainer.optim.catalog import ALGORITHM_1
 
     rng = np.random.default_rng(0)
     steps = {}
@@ -38,7 +37,9 @@ def main(argv):
             gradient = tf.IndexedSlices(tf.constant(values), tf.constant(ids), shape)
             if form == "dense":
                 gradient = tf.convert_to_tensor(gradient)
-            steps[rows, form] = _step(ExtremeTensoring(0.1), gradient, shape)
+            steps[rows, form] = _step(
+                ExtremeTensoring(0.1, **ALGORITHM_1), gradient, shape
+            )
             steps[rows, form]()  # traces and compiles
     times = {key: [] for key in steps}
     for _ in range(_ROUNDS.value):

@@ -1,4 +1,4 @@
-"""One update of an optimizer as a function, in each library's own fast way.
+"""Makes one update of an optimizer a function, in each library's own fast way.
 
 Every entry takes (grads, values), NumPy arrays, and returns (step, state_bytes): a
 function that takes one update and waits for it, and the bytes that the optimizer
@@ -9,7 +9,7 @@ import math
 
 
 def keras_step(optimizer):
-    """A Keras optimizer, the whole update compiled where the backend compiles."""
+    """Compiles the whole update of a Keras optimizer where the backend compiles."""
     import keras
 
     def make(grads, values):
@@ -77,7 +77,7 @@ _KERAS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
 
 
 def optax_step(transformation):
-    """An Optax optimizer: update and apply_updates under one jit, donated."""
+    """Compiles update and apply_updates of an Optax optimizer, arguments donated."""
 
     def make(grads, values):
         import jax
@@ -104,7 +104,7 @@ def optax_step(transformation):
 
 
 def torch_step(make_optimizer):
-    """A torch optimizer over parameters that hold these gradients."""
+    """Makes a torch optimizer over parameters that hold their gradients."""
 
     def make(grads, values):
         import torch

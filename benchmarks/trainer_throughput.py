@@ -1,4 +1,4 @@
-r"""Tokens per second of training, beside a GPT-2 of the same size by other libraries.
+r"""Measures tokens per second of training, beside a GPT-2 by other libraries.
 
     python -m benchmarks.trainer_throughput [--hparams_set=transformer_small] \
         [--batch_size=2048] [--vocab_size=8192] [--rounds=3] [--steps=20] \
@@ -23,12 +23,12 @@ from absl import flags
 from trainer.bin import cli
 
 _HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_small", "Model.")
-_TOKENS = flags.DEFINE_integer("batch_size", 2048, "Tokens of a step.")
-_VOCAB = flags.DEFINE_integer("vocab_size", 8192, "Tokens of the vocabulary.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Turns of each contestant.")
-_STEPS = flags.DEFINE_integer("steps", 20, "Timed steps of a turn.")
-_TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "Interpreter.")
-_JAX_PYTHON = flags.DEFINE_string("jax_python", sys.executable, "Interpreter.")
+_TOKENS = cli.DEFINE_count("batch_size", 2048, "Tokens of a step.", least=256)
+_VOCAB = cli.DEFINE_count("vocab_size", 8192, "Tokens of the vocabulary.")
+_ROUNDS = cli.DEFINE_count("rounds", 3, "Turns of each contestant.")
+_STEPS = cli.DEFINE_count("steps", 20, "Timed steps of a turn.")
+_TORCH_PYTHON = cli.DEFINE_path("torch_python", sys.executable, "Interpreter.")
+_JAX_PYTHON = cli.DEFINE_path("jax_python", sys.executable, "Interpreter.")
 _CONTESTANTS = flags.DEFINE_list("contestants", None, "Some of them. Default: all.")
 _WORKER = flags.DEFINE_string("worker", None, "Internal: the contestant to run.")
 _LENGTH = 256
@@ -67,7 +67,7 @@ def main(argv):
 
 
 def _turn(name):
-    """Figures of one turn, or why there are none."""
+    """Returns the figures of one turn, or the reason why there are none."""
     _, backend, python = CONTESTANTS[name]
     command = [
         sys.executable if python is None else python.value,
@@ -97,7 +97,7 @@ def _hparams():
 
 
 def _random_rows(count):
-    """Rows of a seeded generator; a sentence has 25 tokens on average, as in GBW."""
+    """Returns random rows; a sentence has 25 tokens on average, as in GBW."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -107,7 +107,7 @@ def _random_rows(count):
 
 
 def _timed_steps(step):
-    """Tokens per second of a function that takes a step and waits for it."""
+    """Returns the tokens per second of a function that takes a step and waits."""
     for _ in range(_WARMUP):
         step()
     start = time.perf_counter()
@@ -116,17 +116,13 @@ def _timed_steps(step):
     return _STEPS.value * _TOKENS.value / (time.perf_counter() - start)
 
 
-def _ours(optimizer="et2", causal_only=False, xla_compile="auto"):
+def _ours(optimizer="et2", xla_compile="auto"):
     import dataclasses
 
     import keras
 
-    from trainer.models import transformer
     from trainer.training import loop
     from trainer.training.run import Run
-
-    if causal_only:
-        transformer.PackedRow = _causal_row_layer()
 
     class Stopwatch(keras.callbacks.Callback):
         ends = []
@@ -157,7 +153,7 @@ _PROBLEM = "languagemodel_lm1b8k_packed"
 
 
 def _write_data(data_dir):
-    """Random rows, as a data set that et-datagen could have written."""
+    """Writes random rows as a data set that et-datagen could have written."""
     import dataclasses
     import pathlib
 
@@ -183,23 +179,8 @@ def _write_data(data_dir):
     )
 
 
-def _causal_row_layer():
-    """`PackedRow` of a model that knows of no packing: what its masks cost."""
-    from keras import layers
-    from keras import ops
-
-    class CausalRow(layers.Layer):
-        def call(self, row):
-            shifted = ops.concatenate([ops.ones_like(row[:, :1]), row[:, :-1]], axis=1)
-            steps = ops.arange(row.shape[1])
-            mask = (steps[:, None] >= steps[None, :])[None]
-            return shifted, mask, ops.zeros_like(row) + steps
-
-    return CausalRow
-
-
 def _input_pipeline():
-    """Batches drawn and dropped: what reading, shuffling and batching cost."""
+    """Draws batches and drops them: the cost of reading, shuffling and batching."""
     from trainer.data import batches
     from trainer.data import dataset
 
@@ -314,7 +295,6 @@ CONTESTANTS = {
     "ours": (_ours, "tensorflow", None),
     "ours_xla": (lambda: _ours(xla_compile="true"), "tensorflow", None),
     "ours_adam": (lambda: _ours("adam"), "tensorflow", None),
-    "ours_causal_only": (lambda: _ours(causal_only=True), "tensorflow", None),
     "input_pipeline": (_input_pipeline, "tensorflow", None),
     "ours_on_jax": (_ours, "jax", _JAX_PYTHON),
     "hugging_face": (lambda: _hugging_face(False), "torch", _TORCH_PYTHON),

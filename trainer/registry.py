@@ -1,15 +1,29 @@
 """Named problems, models, hparams sets, optimizers and learning-rate schedules.
 
-A module registers a function or class with a decorator, under its own name:
+A module registers a function or a class with a decorator, under its own name. In a
+folder that `--usr_dir` names, every Python file may do so:
 
-    @registry.optimizers.register
-    def adam(learning_rate, hparams): ...
+    import keras
+
+    from trainer import registry
+    from trainer.hparams import HParams
+
+    @registry.optimizers.register(learning_rate_constant=0.1)
+    def nesterov(learning_rate, hparams):
+        return keras.optimizers.SGD(learning_rate, momentum=0.9, nesterov=True)
+
+    @registry.hparams_sets.register
+    def transformer_nesterov():
+        return HParams(optimizer="nesterov")
 """
 
 import importlib
 import importlib.util
 import pathlib
 import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
 
 from trainer.errors import UsageError
 
@@ -17,61 +31,154 @@ from trainer.errors import UsageError
 class Registry:
     """A table of names; the modules that fill it are imported on first use."""
 
-    def __init__(self, kind, modules):
+    def __init__(self, kind: str, modules: list[str]):
         self.kind = kind
         self._modules = modules
-        self._entries = {}
+        self._entries: dict[str, Any] = {}
 
-    def register(self, entry, name=None):
-        """Adds `entry` under `name` (its own by default). Usable as a decorator."""
-        name = name or entry.__name__
-        if name in self._entries:
-            raise UsageError(f"{self.kind} {name!r} is registered twice")
-        self._entries[name] = entry
+    def register(self, entry: Any, name: str | None = None) -> Any:
+        """Adds `entry` under `name` (its own by default). Usable as a decorator.
+
+        Raises:
+            UsageError: the name is taken.
+        """
+        key: str = name or entry.__name__
+        if key in self._entries:
+            raise UsageError(f"{self.kind} {key!r} is registered twice")
+        self._entries[key] = entry
         return entry
 
-    def names(self):
+    def names(self) -> list[str]:
+        """Returns all names in alphabetical order."""
         for module in self._modules:
             importlib.import_module(module)
         return sorted(self._entries)
 
-    def get(self, name):
+    def get(self, name: str) -> Any:
+        """Returns the entry of a name.
+
+        Raises:
+            UsageError: nothing has that name.
+        """
         names = self.names()
         if name not in self._entries:
             raise UsageError(f"unknown {self.kind} {name!r}. Known: {', '.join(names)}")
         return self._entries[name]
 
 
+class OptimizerRegistry(Registry):
+    """A table of optimizers, each with the rate constant c that goes with it."""
+
+    def __init__(self, modules: list[str]):
+        super().__init__("optimizer", modules)
+        self._constants: dict[str, float] = {}
+
+    def register(
+        self,
+        entry: Any = None,
+        name: str | None = None,
+        *,
+        learning_rate_constant: float | None = None,
+    ) -> Callable:
+        """Returns a decorator that adds a function of (learning_rate, hparams).
+
+        Args:
+            entry: nothing; it is here for the error of a decorator without arguments.
+            name: of the optimizer. Defaults to the function's.
+            learning_rate_constant: c of the schedule where the hparams give none.
+
+        Raises:
+            UsageError: the constant is missing, or the name is taken.
+        """
+        if entry is not None or learning_rate_constant is None:
+            raise UsageError(
+                "an optimizer is registered with its rate constant: "
+                "@registry.optimizers.register(learning_rate_constant=0.1)"
+            )
+
+        constant = learning_rate_constant
+
+        def add(make):
+            super(OptimizerRegistry, self).register(make, name)
+            self._constants[name or make.__name__] = constant
+            return make
+
+        return add
+
+    def learning_rate_constant(self, name: str) -> float:
+        """Returns c of an optimizer.
+
+        Raises:
+            UsageError: nothing has that name.
+        """
+        self.get(name)
+        return self._constants[name]
+
+
 problems = Registry("problem", ["trainer.data.problems"])
 models = Registry("model", ["trainer.models.transformer"])
 hparams_sets = Registry("hparams set", ["trainer.hparams"])
-optimizers = Registry("optimizer", ["trainer.optim.catalog"])
+optimizers = OptimizerRegistry(["trainer.optim.catalog"])
 schedules = Registry("schedule", ["trainer.optim.schedules"])
 ALL = (problems, models, hparams_sets, optimizers, schedules)
 
 
-def import_usr_dir(folder):
-    """Imports a folder's `__init__.py` or modules, which register the user's own."""
-    folder = pathlib.Path(folder)
-    files = [folder / "__init__.py"]
-    if not files[0].is_file():
-        files = sorted(folder.glob("*.py"))
-    if not files:
+def import_usr_dir(folder: str) -> None:
+    """Imports a folder, which registers the user's own: a package, or all its modules.
+
+    Raises:
+        UsageError: the folder holds no Python file, a file fails, or a file has the
+            name of a module that is installed.
+    """
+    path = pathlib.Path(folder).resolve()
+    package = path / "__init__.py"
+    if package.is_file():
+        modules, place = {path.name: package}, path.parent
+    else:
+        modules, place = {file.stem: file for file in sorted(path.glob("*.py"))}, path
+    if not modules:
         raise UsageError(f"--usr_dir={folder} holds no Python file")
-    sys.path.insert(0, str(folder.parent.resolve()))
-    for file in files:
-        spec = importlib.util.spec_from_file_location(
-            folder.name if file.stem == "__init__" else file.stem,
-            file,
-            submodule_search_locations=[str(folder)],
+    for name, file in modules.items():
+        _check_name(name, file)
+    # A path and no more: a process that this one spawns finds the modules, too.
+    sys.path.insert(0, str(place))
+    for name, file in modules.items():
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise UsageError(f"{_place(error, path, file)}: {_text(error)}") from error
+
+
+def _check_name(name, file):
+    """Refuses a file that would be imported in place of another module."""
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # a dot in the name, or a module without a spec
+        return
+    if found and found.origin and pathlib.Path(found.origin).resolve() != file:
+        raise UsageError(
+            f"{file} has the name of the module {name} of {found.origin}: rename it"
         )
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
 
 
-def listing():
-    """Every name that is registered, by kind."""
+def _place(error, folder, file):
+    """Returns FILE:LINE of the user's line that failed."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if pathlib.Path(f.filename).is_relative_to(folder)]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else str(file)
+
+
+def _text(error):
+    if isinstance(error, UsageError):
+        return str(error)
+    text = error.msg if isinstance(error, SyntaxError) else error
+    return f"{type(error).__name__}: {text}"
+
+
+def listing() -> str:
+    """Returns every name that is registered, by kind."""
     return "\n".join(
         f"{r.kind}s:\n" + "".join(f"  {name}\n" for name in r.names()) for r in ALL
     )

@@ -1,15 +1,19 @@
-"""Sizes of memory as people write them."""
+"""Sizes of memory as people write them: the one spelling of flags and hparams."""
 
 import re
-
-from trainer.errors import UsageError
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-def parse_bytes(flag, text):
-    """4096, 64KB, 1.5MB -> bytes. `flag` is named in the error."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B?)", text.upper())
-    if not match or match.group(2) not in _UNITS:
-        raise UsageError(f"{flag}={text} is not a size such as 4096, 64KB or 1.5MB")
-    return int(float(match.group(1)) * _UNITS[match.group(2)])
+class Bytes(int):
+    """A size in bytes, made from a number or from text: `Bytes("64KB")` is 64000.
+
+    Raises:
+        ValueError: the text is no size.
+    """
+
+    def __new__(cls, size: str | float) -> "Bytes":
+        match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([KMG]?B?)", str(size).strip().upper())
+        if not match or match.group(2) not in _UNITS:
+            raise ValueError(f"{size} is not a size such as 4096, 64KB or 1.5MB")
+        return super().__new__(cls, float(match.group(1)) * _UNITS[match.group(2)])

@@ -1,17 +1,140 @@
-"""What the binaries share: `--help`, one-line errors, exit status."""
+"""Gives the binaries their kinds of flags, one-line errors and exit statuses.
+
+Imports neither Keras nor NumPy: `--help` answers at once.
+"""
 
 import contextlib
+import io
+import json
+import math
 import os
 import sys
+from collections.abc import Callable
+from typing import IO
+from typing import Any
 
 from absl import app
 from absl import flags
 from absl import logging
 
 from trainer.errors import UsageError
+from trainer.sizes import Bytes
+
+# Of flags that `require` checks or that have a default: their value is not None.
+Holder = flags.FlagHolder[Any]
+
+flags.disclaim_key_flags()  # the flags below are those of the module that calls
+
+SEED_MAX = 2**32 - 1  # NumPy, Grain and Optuna take no larger seed
+COUNT_MAX = 2**31 - 1
+STREAMS = ("standard output", "standard error")
+CLOSED_PIPE = 128 + 13  # the status of a program that SIGPIPE ended
 
 
-def no_arguments(argv):
+class _PathParser(flags.ArgumentParser):
+    """Accepts a path; "~" is the home folder, also where the shell leaves it."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument):
+        if not argument:
+            raise ValueError("it must be a path and is empty")
+        return os.path.expanduser(argument)
+
+
+class _PathsParser(flags.ListParser):
+    """Accepts paths with commas between them."""
+
+    def parse(self, argument):
+        return [_PathParser().parse(path) for path in super().parse(argument)]
+
+
+class _SizeParser(flags.ArgumentParser):
+    """Accepts a size of memory: 4096, 64KB, 1.5MB."""
+
+    syntactic_help = "a size"
+
+    def parse(self, argument):
+        return Bytes(argument)
+
+
+def DEFINE_path(name: str, default: str | None, help: str, **options: Any) -> Holder:
+    """Defines a flag whose value is a path, and returns its holder."""
+    serializer = flags.ArgumentSerializer()
+    return flags.DEFINE(
+        _PathParser(), name, default, help, serializer=serializer, **options
+    )
+
+
+def DEFINE_paths(name: str, default: list | None, help: str) -> Holder:
+    """Defines a flag whose value is a list of paths, and returns its holder."""
+    return flags.DEFINE(
+        _PathsParser(), name, default, help, serializer=flags.ListSerializer(",")
+    )
+
+
+def DEFINE_size(name: str, default: str | None, help: str) -> Holder:
+    """Defines a flag whose value is a size in bytes, and returns its holder."""
+    return flags.DEFINE(
+        _SizeParser(), name, default, help, serializer=flags.ArgumentSerializer()
+    )
+
+
+def DEFINE_count(name: str, default: int | None, help: str, least: int = 1) -> Holder:
+    """Defines a flag whose value is a whole number from `least` to `COUNT_MAX`."""
+    return flags.DEFINE_integer(
+        name, default, help, lower_bound=least, upper_bound=COUNT_MAX
+    )
+
+
+def DEFINE_counts(name: str, default: str | list, help: str) -> Holder:
+    """Defines a flag whose value is a list of whole numbers of 1 and more."""
+    holder = flags.DEFINE_list(name, default, help)
+    flags.register_validator(
+        holder,
+        lambda items: all(i.isdecimal() and 0 < int(i) <= COUNT_MAX for i in items),
+        "must be whole numbers of 1 and more with commas between them",
+    )
+    return holder
+
+
+def DEFINE_seed(help: str) -> Holder:
+    """Defines `--random_seed` within the bounds of the libraries that draw."""
+    return flags.DEFINE_integer(
+        "random_seed", 0, help, lower_bound=0, upper_bound=SEED_MAX
+    )
+
+
+def DEFINE_number(
+    name: str,
+    default: float,
+    help: str,
+    allowed: Callable[[float], bool] = lambda x: 0 <= x < math.inf,
+    expected: str = "0 or more",
+) -> Holder:
+    """Defines a flag whose value is a finite number, and returns its holder.
+
+    Args:
+        name: of the flag.
+        default: its value where it is not given.
+        help: text of --help.
+        allowed: function of the value. It must be false for nan and for inf.
+        expected: the values that are allowed, in words, for the error.
+    """
+    holder = flags.DEFINE_float(name, default, help)
+    flags.register_validator(holder, allowed, f"must be a number, {expected}")
+    return holder
+
+
+_USR_DIR = DEFINE_path(
+    "usr_dir",
+    None,
+    "Folder of Python files that register problems, models, ...",
+    module_name=__name__,
+)
+
+
+def no_arguments(argv: list[str]) -> None:
     """Refuses words that are not flags: usually a flag without its dashes."""
     if argv[1:]:
         raise UsageError(
@@ -19,17 +142,11 @@ def no_arguments(argv):
         )
 
 
-def require(*holders):
+def require(*holders: flags.FlagHolder) -> None:
     """Refuses a run that lacks a flag it cannot do without."""
     missing = [f"--{h.name}" for h in holders if h.value is None]
     if missing:
         raise UsageError(f"{', '.join(missing)} must be given. See --help.")
-
-
-def require_positive(*holders):
-    for holder in holders:
-        if holder.value is not None and holder.value < 1:
-            raise UsageError(f"--{holder.name} must be >= 1. Got {holder.value}")
 
 
 @contextlib.contextmanager
@@ -48,52 +165,160 @@ def lines(flag, path):
         yield text.lines(file, name)
 
 
-def entry_point(main, usage, module):
-    """A function without arguments that runs `main(argv)` as a program.
+def print_json(value: Any, file: IO[str] | None = None) -> None:
+    """Prints a value as one line of JSON; see `json_text`."""
+    print(json_text(value), file=file, flush=True)
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """Returns a value as JSON, in which nan and infinity are null.
+
+    Args:
+        value: dicts, lists, tuples, strings, numbers, booleans and None.
+        **options: of `json.dumps`.
+    """
+    return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def entry_point(main: Callable, usage: str | None, module: str) -> Callable[[], None]:
+    """Returns a function without arguments that runs `main(argv)` as a program.
+
+    Every program has the flag --usr_dir: what the user's folder registers is there
+    before `main` runs.
 
     Args:
         main: takes argv after flags were parsed; imports late, so that --help
-            and errors answer at once.
+            and errors answer at once. Returns the exit status, or None for 0.
         usage: text that --help prints before the flags.
         module: name of the module that defines the flags.
     """
 
-    def guarded(argv):
-        try:
-            return main(argv)
-        except UsageError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return 130
-
     def parse(argv):
         if {"--help", "-help", "-h", "--helpfull"} & set(argv):
-            print(usage.strip() + "\n\nFlags:\n")
+            print((usage or "").strip() + "\n\nFlags:\n")
             print(_flags_of(module))
             sys.exit(0)
         try:
             return flags.FLAGS(argv)
         except flags.Error as error:
-            print(f"error: {error}. See --help.", file=sys.stderr)
-            sys.exit(1)
+            raise UsageError(f"{error}. See --help.") from None
+
+    def with_usr_dir(argv):
+        if _USR_DIR.value:
+            from trainer import registry
+
+            registry.import_usr_dir(_USR_DIR.value)
+        return main(argv)
 
     def run():
+        prepare_streams()
         quieten()
-        app.run(guarded, flags_parser=parse)
+        sys.exit(guarded(lambda: app.run(with_usr_dir, flags_parser=parse)))
 
     return run
 
 
-def quieten():
+def guarded(function: Callable[[], Any]) -> Any:
+    """Calls a program, says in one line why it failed, and returns its exit status."""
+    try:
+        try:
+            function()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        return _fail(error)
+    except UnicodeDecodeError as error:
+        return _fail(f"the input is not UTF-8 text: {error}")
+    except KeyboardInterrupt:
+        return _fail("interrupted", prefix="", status=130)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and error.filename in STREAMS:
+            return CLOSED_PIPE  # who reads the output has seen enough: `| head`
+        return _fail(system_reason(error))
+
+
+def system_reason(error: OSError) -> str:
+    """Returns the text of an OSError: the path it is about, and the reason."""
+    paths = [os.fsdecode(p) for p in (error.filename, error.filename2) if p]
+    return ": ".join([*paths, error.strerror or str(error)])
+
+
+def _fail(reason, prefix="error: ", status=1):
+    text = " ".join(str(reason).split())  # a library's has many lines
+    with contextlib.suppress(OSError):  # the status alone says it
+        print(f"{prefix}{text}", file=sys.stderr)
+    return status
+
+
+class _Output(io.TextIOWrapper):
+    """A standard stream whose errors name it, and which takes any text.
+
+    The system's errors do not say which file was written to. Characters that the
+    encoding of the stream lacks become backslash escapes.
+    """
+
+    def __init__(self, name, stream):
+        super().__init__(
+            stream.buffer,
+            stream.encoding,
+            "backslashreplace",
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+        self._name = name
+        self._stream = stream  # would close the buffer if it went
+
+    def write(self, text):
+        with self._named():
+            return super().write(text)
+
+    def flush(self):
+        with self._named():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _named(self):
+        try:
+            yield
+        except OSError as error:
+            # The interpreter writes what is left when it ends: to nowhere, then.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            error.filename = self._name
+            raise
+
+
+def prepare_streams() -> None:
+    """Makes the standard streams take any text and give UTF-8."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by who started this program
+            setattr(sys, name, open(os.devnull, mode))
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+    sys.stdout = _Output(STREAMS[0], sys.stdout)
+    sys.stderr = _Output(STREAMS[1], sys.stderr)
+
+
+def quieten() -> None:
     """Leaves warnings and errors of TensorFlow, and drops what it says besides."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.set_verbosity(logging.WARNING)
 
 
-def flags_text(module):
-    """The flags that were given, one a line, as `--flagfile=FILE` reads them."""
+def flags_text(module: str) -> str:
+    """Returns the flags that were given, one a line, as `--flagfile` reads them."""
     given = [f for f in _defined(module) if f.present]
     return "".join(f"{flag.serialize()}\n" for flag in given)
 
@@ -106,7 +331,7 @@ def _flags_of(module):
 
 
 def _defined(module):
-    """The flags that a module defines (run as __main__ or imported)."""
+    """Returns the flags of a program, whose module is __main__ or imported."""
     defined = flags.FLAGS.flags_by_module_dict()
     names = [n for n in (module, "__main__", sys.argv[0]) if n in defined]
-    return defined[names[0]] if names else []
+    return (defined[names[0]] if names else []) + defined[__name__]

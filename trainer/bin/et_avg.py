@@ -5,12 +5,10 @@ r"""et-avg: the average of a run's last checkpoints, as a model of its own.
         --checkpoint_path=run/checkpoints/average.keras
 """
 
-from absl import flags
-
 from trainer.bin import cli
 
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the run.")
-_COUNT = flags.DEFINE_integer(
+_OUTPUT_DIR = cli.DEFINE_path("output_dir", None, "Folder of the run.")
+_COUNT = cli.DEFINE_count(
     "num_last_checkpoints", 5, "How many of the newest checkpoints to average."
 )
 
@@ -18,7 +16,6 @@ _COUNT = flags.DEFINE_integer(
 def main(argv):
     cli.no_arguments(argv)
     cli.require(_OUTPUT_DIR)
-    cli.require_positive(_COUNT)
     from trainer.errors import UsageError
     from trainer.runs import checkpoints
     from trainer.runs import run_folder

@@ -12,12 +12,12 @@ from absl import flags
 from trainer.bin import cli
 from trainer.data import lm1b
 
-_PROBLEM = flags.DEFINE_string("problem", None, "Name of the problem.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder to write to.")
-_TMP_DIR = flags.DEFINE_string(
+_PROBLEM: cli.Holder = flags.DEFINE_string("problem", None, "Name of the problem.")
+_DATA_DIR = cli.DEFINE_path("data_dir", None, "Folder to write to.")
+_TMP_DIR = cli.DEFINE_path(
     "tmp_dir", None, "Folder of the text: see --source and --problem."
 )
-_MAX_LENGTH = flags.DEFINE_integer(
+_MAX_LENGTH = cli.DEFINE_count(
     "max_length", None, "Tokens of a row. Default: the problem's."
 )
 _SOURCE = flags.DEFINE_enum(

@@ -9,7 +9,6 @@ and continuation, one a line.
 """
 
 import functools
-import json
 import pathlib
 import sys
 import time
@@ -21,47 +20,49 @@ from trainer.data.tokenizer import EOS_ID
 from trainer.errors import UsageError
 from trainer.files import write_atomically
 
-_OUTPUT_DIR = flags.DEFINE_string(
+_OUTPUT_DIR = cli.DEFINE_path(
     "output_dir", None, "Folder of the run; its newest checkpoint is used."
 )
-_CHECKPOINT_PATH = flags.DEFINE_string(
+_CHECKPOINT_PATH = cli.DEFINE_path(
     "checkpoint_path", None, "A checkpoint, in place of the newest."
 )
-_DATA_DIR = flags.DEFINE_string(
+_DATA_DIR = cli.DEFINE_path(
     "data_dir", None, "Needless: the run has its vocabulary. Refused if it differs."
 )
-_FROM_FILE = flags.DEFINE_string(
+_FROM_FILE = cli.DEFINE_path(
     "decode_from_file", "-", "Prompts, one a line; - is standard input."
 )
-_TO_FILE = flags.DEFINE_string(
+_TO_FILE = cli.DEFINE_path(
     "decode_to_file", None, "Where the output goes. Default: standard output."
 )
 _INTERACTIVE = flags.DEFINE_bool(
     "decode_interactive", False, "Answer each prompt as it is entered."
 )
-_LENGTH = flags.DEFINE_integer(
-    "decode_length", 100, "Tokens to continue with, at most."
-)
-_TEMPERATURE = flags.DEFINE_float(
+_LENGTH = cli.DEFINE_count("decode_length", 100, "Tokens to continue with, at most.")
+_TEMPERATURE = cli.DEFINE_number(
     "temperature", 1.0, "Of sampling; 0 takes the most likely token."
 )
-_TOP_K = flags.DEFINE_integer(
-    "top_k", 0, "Draw from the k most likely tokens; 0: from all."
+_TOP_K = cli.DEFINE_count(
+    "top_k", 0, "Draw from the k most likely tokens; 0: from all.", least=0
 )
-_TOP_P = flags.DEFINE_float(
-    "top_p", 1.0, "Draw from the fewest tokens that have this probability together."
+_TOP_P = cli.DEFINE_number(
+    "top_p",
+    1.0,
+    "Draw from the fewest tokens that have this probability together.",
+    lambda p: 0 < p <= 1,
+    "above 0 and at most 1",
 )
-_BEAM_SIZE = flags.DEFINE_integer(
-    "beam_size", 0, "Search for the likeliest with so many beams; 0: draw."
+_BEAM_SIZE = cli.DEFINE_count(
+    "beam_size", 0, "Search for the likeliest with so many beams; 0: draw.", least=0
 )
-_ALPHA = flags.DEFINE_float(
+_ALPHA = cli.DEFINE_number(
     "alpha", 0.6, "Length penalty of the beams: larger prefers longer."
 )
-_NUM_SAMPLES = flags.DEFINE_integer(
+_NUM_SAMPLES = cli.DEFINE_count(
     "num_samples", 1, "Continuations of each prompt; of beams, the best ones."
 )
-_SEED = flags.DEFINE_integer("random_seed", 0, "Seed of the draws.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Continuations made at a time.")
+_SEED = cli.DEFINE_seed("Seed of the draws.")
+_BATCH_SIZE = cli.DEFINE_count("batch_size", 32, "Continuations made at a time.")
 _JSON = flags.DEFINE_bool(
     "json", False, "Print JSON objects: prompt, continuation, tokens, ended."
 )
@@ -70,7 +71,6 @@ _JSON = flags.DEFINE_bool(
 def main(argv):
     cli.no_arguments(argv)
     cli.require(_OUTPUT_DIR)
-    cli.require_positive(_LENGTH, _NUM_SAMPLES, _BATCH_SIZE)
     check_settings()
     if _INTERACTIVE.value:
         return interact(Continuer())
@@ -78,7 +78,7 @@ def main(argv):
         continuer = Continuer()
         start, lines, tokens = time.perf_counter(), [], 0
         for answer in continuer.all(prompts):
-            lines.append(json.dumps(answer) if _JSON.value else show(answer))
+            lines.append(cli.json_text(answer) if _JSON.value else show(answer))
             tokens += answer["tokens"]
             if not _TO_FILE.value:
                 print(lines[-1], flush=True)
@@ -98,11 +98,6 @@ def main(argv):
 
 
 def check_settings():
-    for holder in (_TEMPERATURE, _TOP_K, _BEAM_SIZE, _ALPHA):
-        if holder.value < 0:
-            raise UsageError(f"--{holder.name} must be >= 0. Got {holder.value}")
-    if not 0 < _TOP_P.value <= 1:
-        raise UsageError(f"--top_p must be in (0, 1]. Got {_TOP_P.value}")
     if 0 < _BEAM_SIZE.value < _NUM_SAMPLES.value:
         raise UsageError(
             f"--num_samples={_NUM_SAMPLES.value} needs --beam_size of as much or more. "
@@ -190,7 +185,9 @@ def interact(continuer):
             return 0
         try:
             for answer in continuer.all([prompt]):
-                print(json.dumps(answer) if _JSON.value else show(answer), flush=True)
+                print(
+                    cli.json_text(answer) if _JSON.value else show(answer), flush=True
+                )
         except UsageError as error:
             print(error, file=sys.stderr)
 

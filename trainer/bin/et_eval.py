@@ -9,31 +9,30 @@ windows it was scored in: more than 1 for lines longer than a row. The last line
 the totals of all.
 """
 
-import json
 import sys
 
 from absl import flags
 
 from trainer.bin import cli
 
-_OUTPUT_DIR = flags.DEFINE_string(
+_OUTPUT_DIR = cli.DEFINE_path(
     "output_dir", None, "Folder of the run; its newest checkpoint is used."
 )
-_CHECKPOINT_PATH = flags.DEFINE_string(
+_CHECKPOINT_PATH = cli.DEFINE_path(
     "checkpoint_path", None, "A checkpoint, in place of the newest."
 )
-_DATA_DIR = flags.DEFINE_string(
+_DATA_DIR = cli.DEFINE_path(
     "data_dir", None, "Folder that et-datagen wrote; needless with --score_file."
 )
 _PROBLEM = flags.DEFINE_string(
     "problem", None, "Name of the problem. Default: the one trained on."
 )
 _SPLIT = flags.DEFINE_enum("split", "dev", ["train", "dev", "test"], "What to score.")
-_SCORE_FILE = flags.DEFINE_string(
+_SCORE_FILE = cli.DEFINE_path(
     "score_file", None, "Text to score, one sentence a line; - is standard input."
 )
-_EVAL_STEPS = flags.DEFINE_integer(
-    "eval_steps", 0, "Batches to score; 0 covers the whole split."
+_EVAL_STEPS = cli.DEFINE_count(
+    "eval_steps", 0, "Batches to score; 0 covers the whole split.", least=0
 )
 _JSON = flags.DEFINE_bool(
     "json", False, "Print one JSON object instead; with --score_file one a line."
@@ -62,7 +61,7 @@ def main(argv):
         _EVAL_STEPS.value,
     )
     if _JSON.value:
-        print(json.dumps(result.to_dict()))
+        cli.print_json(result.to_dict())
     else:
         print(f"{trained.path}, {_SPLIT.value} split\n{result}")
     return 0
@@ -108,7 +107,7 @@ def score(lines):
 
 def print_score(line, evaluation, windows):
     if _JSON.value:
-        print(json.dumps({"line": line} | evaluation.to_dict() | {"windows": windows}))
+        cli.print_json({"line": line} | evaluation.to_dict() | {"windows": windows})
         return
     figures = evaluation.to_dict()
     cells = [f"{v:.6g}" if isinstance(v := figures[c], float) else v for c in _COLUMNS]

@@ -14,24 +14,24 @@ from absl import flags
 
 from trainer.bin import cli
 
-_OUTPUT_DIR = flags.DEFINE_string(
+_OUTPUT_DIR = cli.DEFINE_path(
     "output_dir", None, "Folder of the run; its newest checkpoint is used."
 )
-_CHECKPOINT_PATH = flags.DEFINE_string(
+_CHECKPOINT_PATH = cli.DEFINE_path(
     "checkpoint_path", None, "A checkpoint, in place of the newest."
 )
-_DATA_DIR = flags.DEFINE_string(
+_DATA_DIR = cli.DEFINE_path(
     "data_dir", None, "Folder that et-datagen wrote. Without it nothing is evaluated."
 )
-_EXPORT_DIR = flags.DEFINE_string("export_dir", None, "Folder to make.")
+_EXPORT_DIR = cli.DEFINE_path("export_dir", None, "Folder to make.")
 _FORMAT = flags.DEFINE_enum(
     "format", "saved_model", ["saved_model", "keras", "onnx"], "What to write."
 )
 _SPLITS = flags.DEFINE_list(
     "eval_splits", ["dev"], "Splits whose perplexity the model card gives."
 )
-_EVAL_STEPS = flags.DEFINE_integer(
-    "eval_steps", 0, "Batches of each to evaluate; 0 covers the whole split."
+_EVAL_STEPS = cli.DEFINE_count(
+    "eval_steps", 0, "Batches of each to evaluate; 0 covers the whole split.", least=0
 )
 
 

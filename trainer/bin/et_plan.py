@@ -1,70 +1,86 @@
-r"""et-plan: the optimizer memory of a model, and the level that fits a budget.
+r"""et-plan: the optimizer memory of a model, and the finest state within a budget.
 
 et-plan MODEL.keras --budget=64KB
 et-plan --shapes=50257x768,768x3072,768 --budget=64KB
+
+The plan says for each variable which vectors are kept. A run has it with
+--hparams=optimizer_state_budget=64KB, a program with `ExtremeTensoring.for_budget`.
 """
 
+import os
+import pathlib
 import re
 
 from absl import flags
 
 from trainer.bin import cli
 from trainer.errors import UsageError
-from trainer.sizes import parse_bytes
 
 _SHAPES = flags.DEFINE_list(
     "shapes", None, "Shapes in place of a model: 50257x768,512."
 )
-_BUDGET = flags.DEFINE_string(
+_BUDGET = cli.DEFINE_size(
     "budget", None, "Bytes for the optimizer's state: 4096, 64KB, 1.5MB."
 )
 
 
 def main(argv):
-    if len(argv) > 2 or (len(argv) == 2) == bool(_SHAPES.value):
+    if len(argv) > 2 or (len(argv) == 2) == (_SHAPES.value is not None):
         raise UsageError("give either one MODEL.keras or --shapes. See --help.")
-    budget = None if _BUDGET.value is None else parse_bytes("--budget", _BUDGET.value)
-    if _SHAPES.value:
-        variables = [parse_shape(text) for text in _SHAPES.value]
+    if _SHAPES.value is None:
+        variables = load(os.path.expanduser(argv[1]))
     else:
-        variables = load(argv[1])
+        variables = placeholders([parse_shape(text) for text in _SHAPES.value])
     from extreme_tensoring_tf import memory_report
-    from extreme_tensoring_tf.tensor_index import index_from_level
 
-    report = memory_report(variables)
+    report = str(memory_report(variables))
+    if _BUDGET.value is not None:
+        report += f"\n\n{plan(variables, _BUDGET.value)}"
     print(report)
-    if budget is None:
-        return
-    shapes = [v["shape"] for v in report.variables]
-    level, size = 1, None
-    while True:
-        before, size = (
-            size,
-            4 * sum(index_from_level(s, level).state_size for s in shapes),
-        )
-        if size <= budget:
-            print(f"level {level} fits {budget:,} bytes: it takes {size:,}")
-            return
-        if size == before:
-            break
-        level += 1
-    least = 4 * len(shapes)
-    if least <= budget:
-        print(f'level "inf" fits {budget:,} bytes: it takes {least:,}')
-        return
-    raise UsageError(f"no level fits {budget:,} bytes: the least is {least:,}")
+
+
+def plan(variables, budget):
+    """Returns a table of the dims that fit a budget, and of their size.
+
+    Args:
+        variables: have a path or a name, a shape and a dtype.
+        budget: bytes.
+    """
+    from extreme_tensoring_tf import ExtremeTensoring
+    from extreme_tensoring_tf import memory_report
+
+    try:
+        planned = ExtremeTensoring.for_budget(variables, budget, name="plan")
+    except ValueError as error:
+        raise UsageError(f"--budget: {error}") from None
+    report = memory_report(variables, [planned])
+    size = report.totals[planned.name]["bytes"]
+    return f"{report}\n{budget:,} bytes hold this plan: it takes {size:,}"
 
 
 def parse_shape(text):
-    if not re.fullmatch(r"\d+(x\d+)*", text):
-        raise UsageError(f"--shapes item {text!r} is not like 50257x768")
-    return tuple(int(n) for n in text.split("x"))
+    """Returns (50257, 768) for "50257x768"."""
+    if not re.fullmatch(r"[1-9]\d{0,9}(x[1-9]\d{0,9})*", text):
+        raise UsageError(
+            f"--shapes item {text!r} is not like 50257x768, numbers of 1 and more"
+        )
+    return tuple(map(int, text.split("x")))
+
+
+def placeholders(shapes):
+    """Returns what stands for variables of these shapes."""
+    if not shapes:
+        raise UsageError("--shapes holds no shape: give some, as in 50257x768,512")
+    import keras
+
+    return [
+        keras.KerasTensor(shape, name=f"variable_{number}")
+        for number, shape in enumerate(shapes)
+    ]
 
 
 def load(path):
-    """Trainable variables of a saved model."""
-    import pathlib
-
+    """Returns the trainable variables of a saved model."""
     if not pathlib.Path(path).is_file():
         raise UsageError(f"there is no file {path}")
     from trainer.runs import checkpoints

@@ -8,7 +8,6 @@ The study is OUTPUT_DIR/sweep.db (SQLite). The same command goes on with it. A t
 that is worse than the median of those before it at the same step is ended early.
 """
 
-import json
 import pathlib
 import subprocess
 import sys
@@ -22,19 +21,17 @@ _RUN = run_flags.RunFlags()
 _RANGES = flags.DEFINE_string(
     "hparams_range", None, "What to search: name=a|b,name=LOW:HIGH,name=LOW:HIGH:log."
 )
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the study.")
+_OUTPUT_DIR = cli.DEFINE_path("output_dir", None, "Folder of the study.")
 _STUDY = flags.DEFINE_string("study", "sweep", "Name of the study in its file.")
-_TRAIN_STEPS = flags.DEFINE_integer("train_steps", 10_000, "Steps of a trial.")
-_EVAL_FREQUENCY = flags.DEFINE_integer(
+_TRAIN_STEPS = cli.DEFINE_count("train_steps", 10_000, "Steps of a trial.")
+_EVAL_FREQUENCY = cli.DEFINE_count(
     "local_eval_frequency", 1000, "Steps between evaluations, where trials are ended."
 )
-_TRIALS = flags.DEFINE_integer(
-    "trials", 20, "Trials of the study, earlier ones counted."
-)
-_WORKERS = flags.DEFINE_integer("workers", 1, "Trials that run at the same time.")
-_WORKER = flags.DEFINE_integer("worker", 0, "Internal: which of them this is.")
-_SEED = flags.DEFINE_integer(
-    "random_seed", 0, "Seed of the trials' initialization and data, and of the search."
+_TRIALS = cli.DEFINE_count("trials", 20, "Trials of the study, earlier ones counted.")
+_WORKERS = cli.DEFINE_count("workers", 1, "Trials that run at the same time.")
+_WORKER = cli.DEFINE_count("worker", 0, "Internal: which of them this is.", least=0)
+_SEED = cli.DEFINE_seed(
+    "Seed of the trials' initialization and data, and of the search."
 )
 
 
@@ -42,16 +39,16 @@ def main(argv):
     cli.no_arguments(argv)
     from trainer.training import sweep
 
-    _RUN.import_usr_dir()
     hparams = _RUN.hparams()
     _RUN.require(_OUTPUT_DIR, _RANGES)
-    cli.require_positive(_TRAIN_STEPS, _EVAL_FREQUENCY, _TRIALS, _WORKERS)
     ranges = sweep.parse_ranges(_RANGES.value)
     _RUN.check_data()
     folder = pathlib.Path(_OUTPUT_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     study = sweep.create_study(
-        folder / "sweep.db", _STUDY.value, _SEED.value + _WORKER.value
+        folder / "sweep.db",
+        _STUDY.value,
+        (_SEED.value + _WORKER.value) % (cli.SEED_MAX + 1),
     )
     # This process is a worker, too.
     others = [
@@ -82,7 +79,7 @@ def main(argv):
         for trial in study.trials:
             record = {"state": trial.state.name, "value": trial.value}
             record |= {"params": trial.params} | trial.user_attrs
-            file.write(json.dumps(record) + "\n")
+            cli.print_json(record, file)
     return 0
 
 

@@ -14,36 +14,33 @@ from trainer.bin import cli
 from trainer.bin import run_flags
 
 _RUN = run_flags.RunFlags()
-_OUTPUT_DIR = flags.DEFINE_string(
+_OUTPUT_DIR = cli.DEFINE_path(
     "output_dir", None, "Folder for checkpoints and TensorBoard summaries."
 )
-_TRAIN_STEPS = flags.DEFINE_integer(
+_TRAIN_STEPS = cli.DEFINE_count(
     "train_steps", 250_000, "Step to stop at, earlier runs counted."
 )
-_EVAL_FREQUENCY = flags.DEFINE_integer(
+_EVAL_FREQUENCY = cli.DEFINE_count(
     "local_eval_frequency", 1000, "Steps between evaluations."
 )
-_CHECKPOINT_FREQUENCY = flags.DEFINE_integer(
+_CHECKPOINT_FREQUENCY = cli.DEFINE_count(
     "save_checkpoints_steps", 1000, "Steps between checkpoints."
 )
-_KEEP = flags.DEFINE_integer(
-    "keep_checkpoint_max", 3, "Checkpoints kept, the newest ones."
-)
-_SEED = flags.DEFINE_integer(
-    "random_seed", 0, "Seed of the initialization and of the data's order."
-)
+_KEEP = cli.DEFINE_count("keep_checkpoint_max", 3, "Checkpoints kept, the newest ones.")
+_SEED = cli.DEFINE_seed("Seed of the initialization and of the data's order.")
 _DETERMINISTIC = flags.DEFINE_bool(
     "deterministic", False, "Same command, same bits (CPU, float32); slower."
 )
-_WARM_START = flags.DEFINE_string(
+_WARM_START = cli.DEFINE_path(
     "warm_start_from", None, "Checkpoint whose weights a new run starts from."
 )
-_EARLY_STOPPING = flags.DEFINE_integer(
+_EARLY_STOPPING = cli.DEFINE_count(
     "early_stopping_evaluations",
     0,
     "End after that many evaluations in a row without a better one; 0: never.",
+    least=0,
 )
-_NONFINITE_STEPS = flags.DEFINE_integer(
+_NONFINITE_STEPS = cli.DEFINE_count(
     "nonfinite_steps",
     5,
     "Steps in a row with a loss that is inf or nan that end a run as diverged.",
@@ -77,7 +74,6 @@ def main(argv):
     cli.no_arguments(argv)
     from trainer import registry
 
-    _RUN.import_usr_dir()
     if _REGISTRY_HELP.value:
         print(registry.listing())
         return 0
@@ -88,7 +84,6 @@ def main(argv):
             print(f"{name}={value}")
         return 0
     _RUN.require(_OUTPUT_DIR)
-    cli.require_positive(_TRAIN_STEPS, _EVAL_FREQUENCY, _CHECKPOINT_FREQUENCY, _KEEP)
     _RUN.check_data()
     from trainer.runs import run_folder
     from trainer.training import check

@@ -1,4 +1,4 @@
-"""What et-trainer and et-sweep share: the flags that say what a run is made of."""
+"""The flags that et-trainer and et-sweep share: they say what a run is made of."""
 
 from absl import flags
 
@@ -8,46 +8,39 @@ flags.disclaim_key_flags()  # they are flags of the module that makes a `RunFlag
 
 
 class RunFlags:
-    """Defines the flags; reads them once they were parsed."""
+    """Defines the flags, and reads them once they were parsed."""
 
     def __init__(self):
-        self._problem = flags.DEFINE_string("problem", None, "Name of the problem.")
-        self._model = flags.DEFINE_string(
+        self._problem: cli.Holder = flags.DEFINE_string(
+            "problem", None, "Name of the problem."
+        )
+        self._model: cli.Holder = flags.DEFINE_string(
             "model", "transformer_lm", "Name of the model."
         )
-        self._hparams_set = flags.DEFINE_string(
+        self._hparams_set: cli.Holder = flags.DEFINE_string(
             "hparams_set", "transformer_base", "Name of the set of hyperparameters."
         )
-        self._hparams = flags.DEFINE_string(
+        self._hparams: cli.Holder = flags.DEFINE_string(
             "hparams", "", "Changes to the set: name=value,name=value."
         )
-        self._data_dir = flags.DEFINE_string(
+        self._data_dir = cli.DEFINE_path(
             "data_dir", None, "Folder that et-datagen wrote."
         )
-        self._eval_steps = flags.DEFINE_integer(
-            "eval_steps", 0, "Batches of an evaluation; 0 covers the whole split."
+        self._eval_steps = cli.DEFINE_count(
+            "eval_steps",
+            0,
+            "Batches of an evaluation; 0 covers the whole split.",
+            least=0,
         )
-        self._dtype = flags.DEFINE_enum(
+        self._dtype: cli.Holder = flags.DEFINE_enum(
             "dtype",
             "float32",
             ["float32", "mixed_bfloat16", "mixed_float16"],
             "Of the computation; weights stay float32.",
         )
-        self._usr_dir = flags.DEFINE_string(
-            "usr_dir",
-            None,
-            "Folder of Python files that register problems, models, ...",
-        )
-
-    def import_usr_dir(self):
-        """Registers what the user's folder adds. Comes before all else."""
-        from trainer import registry
-
-        if self._usr_dir.value:
-            registry.import_usr_dir(self._usr_dir.value)
 
     def hparams(self):
-        """The set that was chosen, with its changes."""
+        """Returns the set that was chosen, with its changes."""
         from trainer import registry
 
         chosen = registry.hparams_sets.get(self._hparams_set.value)()
@@ -66,7 +59,7 @@ class RunFlags:
         dataset.load_description(self._data_dir.value, self._problem.value)
 
     def run(self, hparams, **others):
-        """The `Run` of `hparams`, of these flags and of `others`."""
+        """Returns the `Run` of `hparams`, of these flags and of `others`."""
         from trainer.training.run import Run
 
         return Run(

@@ -1,4 +1,4 @@
-r"""Test error of a ResNet-18 on CIFAR-10 against the memory of its optimizer.
+r"""Measures the test error of a ResNet-18 on CIFAR-10 for each optimizer.
 
     python -m trainer.experiments.cifar10 --scale=cpu \
         --tmp_dir=FOLDER_OF_cifar10-jpeg.tar.xz --output_dir=cifar10
@@ -53,7 +53,7 @@ SCALES = {
 
 
 def load(tmp_dir):
-    """{"train" or "test": (images (N, 32, 32, 3) uint8, labels (N,))}, shuffled."""
+    """Returns {"train" or "test": (images (N, 32, 32, 3) uint8, labels (N,))}."""
     archive = pathlib.Path(tmp_dir) / "cifar10-jpeg.tar.xz"
     splits = _read_archive(archive) if archive.is_file() else _read_tfds(tmp_dir)
     order = np.random.default_rng(0)
@@ -65,8 +65,7 @@ def load(tmp_dir):
 
 
 def _read_archive(archive):
-    """train/CLASS/NNNN.jpg and test/CLASS/NNNN.jpg; classes in alphabetical order."""
-    import io
+    """Reads train/CLASS/NNNN.jpg and test/CLASS/NNNN.jpg; classes are sorted."""
     import tarfile
 
     from PIL import Image
@@ -76,8 +75,9 @@ def _read_archive(archive):
         for member in tar:
             if member.isfile():
                 split, label, _ = pathlib.PurePath(member.name).parts[-3:]
-                image = Image.open(io.BytesIO(tar.extractfile(member).read()))
-                found[split].setdefault(label, []).append(np.asarray(image))
+                with tar.extractfile(member) as file:  # pyright: ignore[reportOptionalContextManager]
+                    image = np.asarray(Image.open(file))
+                found[split].setdefault(label, []).append(image)
     return {
         split: (
             np.concatenate([np.stack(images) for _, images in sorted(classes.items())]),
@@ -109,7 +109,11 @@ def _read_tfds(tmp_dir):
 
 
 def resnet18(width):
-    """ResNet-18 for images of 32x32: a 3x3 stem, no pooling, 4 stages of 2 blocks."""
+    """Returns a ResNet-18 for images of 32x32, as He et al. made it for CIFAR.
+
+    It has a stem of 3x3, no pooling, and 4 stages of 2 blocks; `width` is the number
+    of channels of the first stage.
+    """
     import keras
     from keras import layers
 
@@ -135,7 +139,7 @@ def resnet18(width):
 
 
 def train(scale, data, name, constant, seed, on_evaluation):
-    """Trains once. The record's "loss" is the error on the held-out images."""
+    """Trains once and returns the record; its "loss" is the held-out error."""
     import keras
 
     from trainer import hparams

@@ -1,4 +1,4 @@
-"""Optimizers under equal care: a rate tuned for each, then runs with several seeds."""
+"""Compares optimizers under equal care: tuned rates, then runs with several seeds."""
 
 import functools
 import pathlib
@@ -7,7 +7,7 @@ from trainer.experiments import results
 
 
 class Comparison:
-    """Runs of one experiment in one folder. What is finished is not run again.
+    """Makes the runs of one experiment in one folder; finished ones are kept.
 
     The rate constant c of an entry is the best of those that Optuna makes with the
     first seed, from a 27th to 27 times the c that is known for it. That c, a third
@@ -42,7 +42,7 @@ class Comparison:
         self._results = results.Results(self._output_dir / "results.jsonl")
 
     def records(self, name):
-        """Records of an entry with its best c, one a seed."""
+        """Returns the records of an entry with its best c, one a seed."""
         constant = self._known_constant(name)
         if self._scale.trials > 1:
             constant = self._tuned(name, constant)

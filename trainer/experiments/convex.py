@@ -1,4 +1,4 @@
-r"""A convex problem: softmax regression on data of a bad condition.
+r"""Compares optimizers on a convex problem: softmax regression, badly conditioned.
 
     python -m trainer.experiments.convex --scale=cpu
 
@@ -19,6 +19,7 @@ Source: arXiv 1902.04620, Section 5 (synthetic experiments).
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ SCALES = {
 
 
 class Problem:
-    """The points of a seed, f and its gradient."""
+    """Holds the points of a seed, and gives f and its gradient."""
 
     def __init__(self, scale, seed):
         rng = np.random.default_rng(seed)
@@ -66,7 +67,7 @@ class Problem:
         self.shape = truth.shape
 
     def value_and_gradient(self, w):
-        """f(w) in nats, float; and its gradient, an array like w."""
+        """Returns f(w) in nats, a float, and its gradient, an array like w."""
         logits = self.x @ w.T
         logits -= logits.max(axis=1, keepdims=True)
         logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -77,7 +78,7 @@ class Problem:
         return loss, (residual.T @ self.x) / len(self.x)
 
     def minimum(self):
-        """The lowest value L-BFGS finds, in float64."""
+        """Returns the lowest value that L-BFGS finds in float64."""
         from scipy import optimize
 
         self.x = self.x.astype("float64")
@@ -97,10 +98,11 @@ class Problem:
 
 
 def optimizer(name, rate):
-    """A Keras optimizer of one entry."""
+    """Returns the Keras optimizer of an entry."""
     import keras
 
     from extreme_tensoring_tf import ExtremeTensoring
+    from trainer.optim import catalog
 
     if name == "sgd":
         return keras.optimizers.SGD(rate)
@@ -108,13 +110,14 @@ def optimizer(name, rate):
         return keras.optimizers.Adagrad(
             rate, initial_accumulator_value=0.0, epsilon=1e-12
         )
+    form: Any = catalog.ALGORITHM_1 | {"epsilon": 1e-12}
     if name == "etinf":
-        return ExtremeTensoring(rate, level="inf", epsilon=1e-12)
-    return ExtremeTensoring(rate, tensor_dims={"w": DIMS[name]}, epsilon=1e-12)
+        return ExtremeTensoring(rate, **form | {"level": "inf"})
+    return ExtremeTensoring(rate, tensor_dims={"w": DIMS[name]}, **form)
 
 
 def minimize(problem, optimizer, steps, on_evaluation):
-    """Runs an optimizer from W = 0. Returns [(step, f), ...]."""
+    """Runs an optimizer from W = 0 and returns [(step, f), ...]."""
     import keras
 
     w = keras.Variable(np.zeros(problem.shape, "float32"), name="w")

@@ -1,4 +1,4 @@
-r"""Curves of runs, read from TensorBoard's data, as a picture.
+r"""Draws curves of runs, read from TensorBoard's data, as a picture.
 
     python -m trainer.experiments.curves --runs=run_et2,run_adam \
         --tag=dev/perplexity_per_word --file=curves.png
@@ -10,9 +10,9 @@ from absl import flags
 
 from trainer.bin import cli
 
-_RUNS = flags.DEFINE_list("runs", None, "Folders of runs.")
+_RUNS = cli.DEFINE_paths("runs", None, "Folders of runs.")
 _TAG = flags.DEFINE_string("tag", "dev/perplexity_per_word", "What to draw.")
-_FILE = flags.DEFINE_string("file", "curves.png", "Picture to write, .png and .svg.")
+_FILE = cli.DEFINE_path("file", "curves.png", "Picture to write, .png and .svg.")
 _LOG = flags.DEFINE_bool("log", True, "Whether the y axis is logarithmic.")
 
 
@@ -30,10 +30,10 @@ def main(argv):
 
 
 def read(run, tag):
-    """[(step, value), ...] of a scalar that a run wrote.
+    """Returns [(step, value), ...] of a scalar that a run wrote.
 
     Raises:
-        UsageError: it wrote no such scalar.
+        UsageError: the run wrote no such scalar.
     """
     from tensorboard.backend.event_processing import event_accumulator
 

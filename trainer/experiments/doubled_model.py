@@ -1,4 +1,4 @@
-r"""The memory that Adam's state takes, spent on a model of twice the layers.
+r"""Spends the memory that Adam's state takes on a model of twice the layers.
 
     python -m trainer.experiments.doubled_model --scale=cpu \
         --tmp_dir=FOLDER_OF_THE_UNPACKED_ARCHIVE --output_dir=doubled_model
@@ -74,19 +74,26 @@ def conduct(scale, output_dir):
 
 
 def memory(record):
-    """Bytes of parameters, gradients and optimizer state."""
+    """Returns the bytes of parameters, gradients and optimizer state."""
     return 4 * (2 * record["parameters"] + record["state_scalars"])
 
 
 def curve(record, x):
-    """[(steps or hours, nats per token), ...] of a run."""
+    """Returns [(steps or hours, nats per token), ...] of a run."""
     if x == "steps":
         return record["curve"]
     hours = record["seconds"] / record["steps"] / 3600
     return [(step * hours, nats) for step, nats in record["curve"]]
 
 
+def after(hours, points):
+    """Returns the nats per token after some hours, from a curve over hours."""
+    x, y = zip(*points)
+    return float(np.interp(hours, x, y))
+
+
 def tabulate(finished):
+    """Returns the table of {entry: records of its seeds}, a line an entry."""
     from trainer.experiments import report
 
     columns = ("entry", "layers", "c", "parameters", "state scalars", "memory")
@@ -109,7 +116,7 @@ def tabulate(finished):
                 "yes" if memory(one) <= budget else "no",
                 report.mean_and_spread([r["loss"] for r in records], 4),
                 report.mean_and_spread(
-                    [np.interp(hours, *zip(*curve(r, "hours"))) for r in records], 4
+                    [after(hours, curve(r, "hours")) for r in records], 4
                 ),
                 f"{np.mean([r['seconds'] for r in records]):.0f}",
             )

@@ -1,4 +1,4 @@
-"""What every experiment has: flags, settings by scale, a folder, a total time."""
+"""Makes an experiment a program: flags, settings by scale, a folder, a total time."""
 
 import dataclasses
 import pathlib
@@ -13,7 +13,7 @@ flags.disclaim_key_flags()  # they are flags of the module that calls `entry_poi
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Settings of one size of an experiment."""
+    """Holds the settings of one size of an experiment."""
 
     entries: tuple  # what is compared: names of optimizers, mostly
     train_steps: int
@@ -23,7 +23,7 @@ class Scale:
 
 
 def entry_point(conduct, scales, usage, module, default="smoke", needs_data=True):
-    """The program of an experiment: `conduct(scale, output_dir)` and its flags.
+    """Returns the program of an experiment: `conduct(scale, output_dir)` and its flags.
 
     Args:
         conduct: runs what is not finished, writes and prints tables and plots.
@@ -34,20 +34,19 @@ def entry_point(conduct, scales, usage, module, default="smoke", needs_data=True
         needs_data: whether scales without a tmp_dir want --tmp_dir.
     """
     which = flags.DEFINE_enum("scale", default, list(scales), "Which settings.")
-    output_dir = flags.DEFINE_string(
+    output_dir = cli.DEFINE_path(
         "output_dir", None, "Folder of the results. Default: SCALE_output."
     )
     changes = [
         flags.DEFINE_list("entries", None, "Names to compare, comma-separated."),
-        flags.DEFINE_integer("train_steps", None, "Steps of each run."),
-        flags.DEFINE_integer("trials", None, "Values of c for each entry."),
-        flags.DEFINE_integer("seeds", None, "Runs of each entry with its best c."),
-        flags.DEFINE_string("tmp_dir", None, "Folder of the raw data."),
+        cli.DEFINE_count("train_steps", None, "Steps of each run."),
+        cli.DEFINE_count("trials", None, "Values of c for each entry."),
+        cli.DEFINE_count("seeds", None, "Runs of each entry with its best c."),
+        cli.DEFINE_path("tmp_dir", None, "Folder of the raw data."),
     ]
 
     def main(argv):
         cli.no_arguments(argv)
-        cli.require_positive(*changes[1:4])
         given = {f.name: f.value for f in changes if f.value is not None}
         scale = dataclasses.replace(scales[which.value], **given)
         if needs_data and scale.tmp_dir is None:

@@ -1,4 +1,4 @@
-"""`model.fit`, evaluated as it goes: for experiments with models of their own."""
+"""Runs `model.fit` with evaluations: for experiments with models of their own."""
 
 
 def fit(model, batches, train_steps, label, evaluate, on_evaluation):

@@ -1,4 +1,4 @@
-r"""KerasHub's GPT-2, unchanged, with one optimizer after another in `compile`.
+r"""Trains KerasHub's GPT-2, unchanged, with one optimizer after another.
 
     pip install --no-deps keras-hub kagglehub kagglesdk
     pip install regex rich tokenizers
@@ -33,7 +33,7 @@ SCALES = {
 
 
 def gpt2(hparams, vocab_size, length):
-    """A GPT2CausalLM of KerasHub, without weights."""
+    """Returns a GPT2CausalLM of KerasHub with random weights."""
     import keras
     import keras_hub
 
@@ -52,14 +52,14 @@ def gpt2(hparams, vocab_size, length):
 
 
 def shifted(rows):
-    """Inputs, next tokens, and weights that leave padding out, of (B, T + 1) ids."""
+    """Returns inputs, next tokens and weights without padding, of (B, T + 1) ids."""
     inputs, labels = rows[:, :-1], rows[:, 1:]
     real = inputs != PAD_ID
     return {"token_ids": inputs, "padding_mask": real}, labels, labels != PAD_ID
 
 
 def train(runs, name, constant, seed, on_evaluation):
-    """Trains once. The record's "loss" is the nats per token on the dev split."""
+    """Trains once and returns the record; its "loss" is the dev nats per token."""
     import keras
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""One language model after another on the same text: what two experiments share."""
+"""Trains one language model after another on the same text, for four experiments."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ NO_REGULARIZATION = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scale(experiment.Scale):
-    """Settings of one size of an experiment on text."""
+    """Holds the settings of one size of an experiment on text."""
 
     problem: str
     hparams_set: str
@@ -45,9 +45,7 @@ BASE = Scale(
     entries=(),
 )
 # The paper's run, on one V100 or better.
-PAPER = dataclasses.replace(
-    BASE, hparams_set="transformer_et_gbw", hparams="", train_steps=500_000
-)
+PAPER = dataclasses.replace(BASE, hparams="", train_steps=500_000)
 
 
 class Runs:
@@ -69,14 +67,14 @@ class Runs:
         )
 
     def settings(self):
-        """What tells these runs from others in the folder."""
+        """Returns the settings that tell these runs from others in the folder."""
         names = ("problem", "hparams_set", "hparams", "train_steps", "max_length")
         return {n: getattr(self.scale, n) for n in names}
 
     def train(
         self, label, seed, on_evaluation, output_dir=None, callbacks=(), **hparams
     ):
-        """Trains one model.
+        """Trains one model and returns its figures.
 
         Args:
             label: of the progress bar.
@@ -118,15 +116,15 @@ class Runs:
 
 
 def known_constant(optimizer):
-    """The c that goes with a registered optimizer."""
+    """Returns the c that goes with a registered optimizer."""
     from trainer import registry
 
-    return registry.optimizers.get(optimizer).learning_rate_constant
+    return registry.optimizers.learning_rate_constant(optimizer)
 
 
 def known_perplexity(tmp_dir):
-    """Perplexity per word of the grammar that wrote the text, if it is known."""
+    """Returns the perplexity per word of the grammar that wrote the text, or None."""
     path = pathlib.Path(tmp_dir) / "entropy.json"
     if not path.is_file():
         return None
-    return json.loads(path.read_text())["dev_perplexity_per_word"]
+    return json.loads(path.read_text("utf-8"))["dev_perplexity_per_word"]

@@ -1,13 +1,13 @@
-r"""Memory against performance: one language model, many optimizers, one table.
+r"""Measures performance against memory: one language model, many optimizers.
 
     python -m trainer.experiments.memory_performance --scale=demo
     python -m trainer.experiments.memory_performance --scale=cpu \
         --tmp_dir=FOLDER_OF_THE_UNPACKED_ARCHIVE --output_dir=memory_performance
 
 The paper's main experiment (Section 5, Figure 2). Rates are tuned as `comparison`
-says. An entry is OPTIMIZER or, for those of ours, OPTIMIZER:BYTES, a budget for its
-state. What is finished is in OUTPUT_DIR and not run again: sweep.db, results.jsonl,
-table.md, perplexity.png, curves.png (and .svg).
+says. An entry is OPTIMIZER or, for those of ours, OPTIMIZER:BUDGET, the bytes of its
+state, as in et2_rank1:64KB. What is finished is in OUTPUT_DIR and not run again:
+sweep.db, results.jsonl, table.md, perplexity.png, curves.png (and .svg).
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from trainer.errors import UsageError
 from trainer.experiments import experiment
 from trainer.experiments import language_modeling
 from trainer.experiments.language_modeling import NO_REGULARIZATION
+from trainer.sizes import Bytes
 
 ALGORITHM_1 = ("et1", "et2", "et3", "etinf")
 PEERS = ("sgd", "adagrad", "adam", "adafactor")
@@ -105,18 +106,16 @@ def conduct(scale, output_dir):
 
 
 def split(entry):
-    """(optimizer, bytes of state or 0) of an entry OPTIMIZER[:BYTES].
+    """Returns (optimizer, bytes of state or 0) of an entry OPTIMIZER[:BUDGET].
 
     Raises:
-        UsageError: BYTES is no number.
+        UsageError: BUDGET is no size.
     """
     optimizer, colon, budget = entry.partition(":")
-    if colon and not budget.isdecimal():
-        raise UsageError(
-            f"entry {entry!r}: after the colon goes a number of bytes, as in "
-            "et2_rank1:4096"
-        )
-    return optimizer, float(budget or 0)
+    try:
+        return optimizer, Bytes(budget if colon else 0)
+    except ValueError as error:
+        raise UsageError(f"entry {entry!r}: {error}") from None
 
 
 def print_samples(output_dir, count):
@@ -132,7 +131,7 @@ def print_samples(output_dir, count):
 
 
 def table(finished, floor=None):
-    """One line an optimizer: {optimizer: records of its seeds}."""
+    """Returns a table of {optimizer: records of its seeds}, a line an optimizer."""
     from trainer.experiments import report
 
     columns = ("optimizer", "c", "state scalars", "of the parameters")

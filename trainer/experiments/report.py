@@ -1,4 +1,4 @@
-"""Tables as Markdown, and pictures as PNG and SVG."""
+"""Writes tables as Markdown, and pictures as PNG and SVG."""
 
 import contextlib
 import math
@@ -6,7 +6,7 @@ import pathlib
 
 
 def mean_and_spread(values, digits):
-    """ "MEAN ± HALF" as text, HALF the half distance of the extremes."""
+    """Returns "MEAN ± HALF", where HALF is half the distance of the extremes."""
     values = [v if math.isfinite(v) else math.inf for v in values]
     mean = f"{sum(values) / len(values):,.{digits}f}"
     if len(values) == 1:
@@ -15,7 +15,7 @@ def mean_and_spread(values, digits):
 
 
 def markdown(columns, rows):
-    """A table. Cells are strings or whole numbers."""
+    """Returns a table. Cells are strings or whole numbers."""
 
     def line(cells):
         shown = (f"{c:,}" if isinstance(c, int) else str(c) for c in cells)
@@ -26,19 +26,17 @@ def markdown(columns, rows):
 
 def publish(table, output_dir):
     """Prints a table and writes it to table.md."""
-    (output_dir / "table.md").write_text(table + "\n")
+    (output_dir / "table.md").write_text(table + "\n", "utf-8")
     print(table)
 
 
 @contextlib.contextmanager
 def figure(path, x, y, width=7, log_x=False, log_y=False):
-    """Axes to draw into, written to `path`.png and .svg at the end."""
-    import matplotlib
+    """Gives axes to draw into, and writes them to `path`.png and .svg at the end."""
+    from matplotlib.figure import Figure  # pyplot would keep it, and open windows
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    drawing, axes = pyplot.subplots(figsize=(width, 4.5), layout="constrained")
+    drawing = Figure(figsize=(width, 4.5), layout="constrained")
+    axes = drawing.subplots()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if log_x:
@@ -49,11 +47,10 @@ def figure(path, x, y, width=7, log_x=False, log_y=False):
     yield axes
     for suffix in (".png", ".svg"):
         drawing.savefig(pathlib.Path(path).with_suffix(suffix), dpi=150)
-    pyplot.close(drawing)
 
 
 def memory_plot(path, points, y, floor=None, log_y=False):
-    """Performance against optimizer state, on a log axis that has room for 0.
+    """Draws performance against optimizer state, on a log axis that has room for 0.
 
     Args:
         path: of the picture.
@@ -92,7 +89,7 @@ def memory_plot(path, points, y, floor=None, log_y=False):
 
 
 def curves_plot(path, curves, x, y, log_x=False, log_y=False):
-    """Draws {name: [(x, y), ...]}; ours are solid lines."""
+    """Draws {name: [(x, y), ...]}; extreme tensoring has solid lines."""
     with figure(path, x, y, log_x=log_x, log_y=log_y) as axes:
         for name, points in curves.items():
             style = "-" if "et" in name else "--"

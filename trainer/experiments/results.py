@@ -1,11 +1,18 @@
-"""Records of finished runs, kept in a file of JSON lines and found again."""
+"""Keeps records of finished runs in a file of JSON lines, and finds them again.
+
+nan, which JSON has no word for, is null in the file.
+"""
 
 import json
+import math
 import pathlib
+from typing import Any
+
+from trainer.bin import cli
 
 
 class Results:
-    """A file of records. A run that is in it is not run again."""
+    """Holds a file of records. A run that is in the file is not run again."""
 
     def __init__(self, path):
         self._path = pathlib.Path(path)
@@ -18,10 +25,10 @@ class Results:
         if not self._path.is_file():
             return iter(())
         lines = self._path.read_text(encoding="utf-8").splitlines()
-        return iter([json.loads(line) for line in lines if line.endswith("}")])
+        return iter([_parse(line) for line in lines if line.endswith("}")])
 
     def run(self, key, function):
-        """The record with every item of `key`: an earlier one, or a new one.
+        """Returns the record with every item of `key`: an earlier one, or a new one.
 
         Args:
             key: dict that tells one run from others. Values are plain JSON.
@@ -30,7 +37,19 @@ class Results:
         for record in self:
             if all(record.get(name) == value for name, value in key.items()):
                 return record
-        record = json.loads(json.dumps(key | function()))
+        line = cli.json_text(key | function())
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        return record
+            file.write(line + "\n")
+        return _parse(line)
+
+
+def _parse(line) -> Any:
+    return _with_nan(json.loads(line))
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_nan(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(item) for item in value]
+    return math.nan if value is None else value

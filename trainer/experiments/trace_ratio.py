@@ -1,4 +1,4 @@
-r"""The constant of the regret bound, measured while a language model trains.
+r"""Measures the constant of the regret bound while a language model trains.
 
     python -m trainer.experiments.trace_ratio --scale=cpu \
         --tmp_dir=FOLDER_OF_THE_UNPACKED_ARCHIVE --output_dir=trace_ratio
@@ -56,12 +56,12 @@ def conduct(scale, output_dir):
 
 
 def watched(runs, name, steps):
-    """Trains at one level; the record has the ratio at some 50 steps."""
+    """Trains at one level and returns a record with the ratio at some 50 steps."""
     from extreme_tensoring_tf import TraceRatio
 
     class Ratios(TraceRatio):
-        points = []
-        last = None
+        points: list = []
+        last: dict = {}
 
         def on_train_batch_end(self, batch, logs=None):
             if (batch + 1) % max(1, steps // 50) == 0 or batch + 1 == steps:

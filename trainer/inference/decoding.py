@@ -182,7 +182,9 @@ class Decoder:
         ids = np.zeros((len(prompts), width), "int32")
         for row, prompt in zip(ids, prompts):
             row[: len(prompt)] = prompt
-        return self._compiled.predict_on_batch((ids, np.array(seed, "int32")))
+        # A seed has 32 bits, whose sign means nothing.
+        seed = np.array(seed % 2**32, "uint32").astype("int32")
+        return self._compiled.predict_on_batch((ids, seed))
 
     def check(self, prompt, name="a prompt"):
         """Refuses ids that leave no room for a token."""

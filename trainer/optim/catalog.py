@@ -1,4 +1,4 @@
-"""Optimizers by name, each with the rate constant that goes with it.
+"""Registers optimizers by name, each with the rate constant that goes with it.
 
 An entry takes (learning_rate, hparams), as in Tensor2Tensor, and returns a Keras
 optimizer. c, the constant of the `inverse_sqrt` schedule, was tuned per optimizer:
@@ -16,12 +16,20 @@ from trainer.optim.peers import factored
 from trainer.optim.peers import low_rank
 
 
-def _register(name, learning_rate_constant, factory, of_model=None, **kwargs):
-    """`of_model`: None, or a function of hparams that returns more arguments."""
+def _register(name, learning_rate_constant, optimizer, of_model=None, **arguments):
+    """Registers a Keras optimizer under a name.
+
+    Args:
+        name: of the entry and of its optimizers.
+        learning_rate_constant: c.
+        optimizer: class or function that takes a rate and Keras' common arguments.
+        of_model: None, or a function of hparams that returns more arguments.
+        **arguments: more arguments.
+    """
 
     def make(learning_rate, hparams):
         accumulated = hparams.gradient_accumulation_steps
-        return factory(
+        return optimizer(
             learning_rate,
             weight_decay=hparams.weight_decay or None,
             global_clipnorm=hparams.clip_grad_norm or None,
@@ -29,13 +37,16 @@ def _register(name, learning_rate_constant, factory, of_model=None, **kwargs):
             use_ema=hparams.ema_momentum > 0,
             ema_momentum=hparams.ema_momentum or 0.99,
             name=name,
-            **kwargs,
+            **arguments,
             **(of_model(hparams) if of_model else {}),
         )
 
-    make.learning_rate_constant = learning_rate_constant
-    registry.optimizers.register(make, name)
+    registry.optimizers.register(
+        name=name, learning_rate_constant=learning_rate_constant
+    )(make)
 
+
+# Keras' own.
 
 _register("sgd", 10.0, keras.optimizers.SGD)
 _register("momentum", 1.0, keras.optimizers.SGD, momentum=0.9)
@@ -54,6 +65,9 @@ _register("adam", 0.09, keras.optimizers.Adam, **_ADAM)
 _register("adafactor", 0.52, keras.optimizers.Adafactor, relative_step=False)
 _register("lion", 0.003, keras.optimizers.Lion)
 _register("muon", 0.09, keras.optimizers.Muon, adam_weight_decay=0.0)
+
+# Low-memory optimizers that came after the paper.
+
 _register("sm3", 1.0, factored.SM3)
 _register("came", 0.0167, factored.CAME)
 _register("smmf", 0.15, factored.SMMF)
@@ -74,41 +88,55 @@ _register(
     beta_2=0.997,
 )
 _register("apollo_mini", 0.09, low_rank.APOLLO, beta_2=0.997)
-_RANK_ONE = {"preconditioner": "rank_one", "beta_2": 0.99, "clip_threshold": 1.0}
-# How often a token occurs sets the scale of its row, which level 2 folds away.
-_ROWS = {"tensor_dims": {"embedding": 1}}
-_SHORT = {"beta_2": 0.9}
-# Suffix of the name -> arguments, and the constant c of each level. Algorithm 1 with
+
+# Extreme tensoring. Every argument that makes a form is given: a name keeps its
+# figures where the defaults of `ExtremeTensoring` change.
+
+ALGORITHM_1 = {
+    "preconditioner": "geometric_mean",
+    "statistic": "sum",
+    "beta_2": None,
+    "clip_threshold": None,
+}
 # "sum", the letter of the paper, makes the rate of a variable fall with its size, so
 # biases would learn some 30 times faster than embeddings here. "mean" is the same
 # algorithm but for one constant a variable, and one c fits all.
-_FORMS = {
-    "": ({"statistic": "mean"}, {1: 1.0, 2: 1.0, 3: 0.577, "inf": 0.333}),
-    "_sum": ({"statistic": "sum"}, {1: 6.0, 2: 12.0, 3: 20.0, "inf": 40.0}),
-    "_ema": ({"statistic": "mean", "beta_2": 0.99}, {1: 0.1, 2: 0.0333, 3: 0.0333}),
-    "_rank1": (_RANK_ONE, {1: 0.1, 2: 0.1, 3: 0.1}),
-    "_rank1_noclip": (_RANK_ONE | {"clip_threshold": None}, {1: 0.1, 2: 0.1, 3: 0.1}),
-    "_rank1_sums": ({"preconditioner": "rank_one"}, {2: 0.333}),
-    "_rank1_momentum": (_RANK_ONE | {"beta_1": 0.9}, {2: 0.1}),
-    "_rank1_rows": (_RANK_ONE | _ROWS, {2: 0.1, "inf": 0.1}),
-    # An average over ten steps, not a hundred: better where training is short.
-    "_rank1_short": (_RANK_ONE | _SHORT, {2: 0.1}),
-    "_rank1_rows_short": (_RANK_ONE | _ROWS | _SHORT, {2: 0.1}),
+_MEANS = ALGORITHM_1 | {"statistic": "mean"}
+_RANK_ONE = {
+    "preconditioner": "rank_one",
+    "statistic": "sum",  # without effect: the form is on means
+    "beta_2": 0.99,
+    "clip_threshold": 1.0,
 }
-for _suffix, (_arguments, _constants) in _FORMS.items():
-    for _level, _constant in _constants.items():
-        _register(
-            f"et{_level}{_suffix}",
-            _constant,
-            ExtremeTensoring,
-            level=_level,
-            epsilon=1e-12,
-            **_arguments,
-        )
+# An average over ten steps, not a hundred: better where training is short.
+_SHORT = _RANK_ONE | {"beta_2": 0.9}
+# How often a token occurs sets the scale of its row, which level 2 folds away.
+_ROWS = {"tensor_dims": {"embedding": 1}}
+
+for _name, _constant, _level, _form in (
+    ("et1", 1.0, 1, _MEANS),
+    ("et2", 1.0, 2, _MEANS),
+    ("et3", 0.577, 3, _MEANS),
+    ("etinf", 0.333, "inf", _MEANS),
+    ("et1_sum", 6.0, 1, ALGORITHM_1),
+    ("et2_sum", 12.0, 2, ALGORITHM_1),
+    ("et3_sum", 20.0, 3, ALGORITHM_1),
+    ("etinf_sum", 40.0, "inf", ALGORITHM_1),
+    ("et2_ema", 0.0333, 2, _MEANS | {"beta_2": 0.99}),
+    ("et1_rank1", 0.1, 1, _RANK_ONE),
+    ("et2_rank1", 0.1, 2, _RANK_ONE),
+    ("et3_rank1", 0.1, 3, _RANK_ONE),
+    ("et2_rank1_sums", 0.333, 2, _RANK_ONE | {"beta_2": None, "clip_threshold": None}),
+    ("et2_rank1_rows", 0.1, 2, _RANK_ONE | _ROWS),
+    # The default: `ExtremeTensoring()`, which fits any model.
+    ("et2_rank1_short", 0.1, 2, _SHORT),
+    ("et2_rank1_rows_short", 0.1, 2, _SHORT | _ROWS),
+):
+    _register(_name, _constant, ExtremeTensoring, level=_level, epsilon=1e-12, **_form)
 
 
 def create(hparams, variables):
-    """The optimizer that `hparams` name, with its schedule.
+    """Returns the optimizer that `hparams` name, with its schedule.
 
     Args:
         hparams: `HParams`.
@@ -118,7 +146,10 @@ def create(hparams, variables):
         UsageError: a name is unknown, or the optimizer takes no budget.
     """
     make = registry.optimizers.get(hparams.optimizer)
-    constant = hparams.learning_rate_constant or make.learning_rate_constant
+    constant = (
+        hparams.learning_rate_constant
+        or registry.optimizers.learning_rate_constant(hparams.optimizer)
+    )
     schedule = registry.schedules.get(hparams.learning_rate_schedule)
     optimizer = make(schedule(hparams, constant), hparams)
     if hparams.optimizer_state_budget:
@@ -127,14 +158,14 @@ def create(hparams, variables):
 
 
 def _within(optimizer, variables, budget):
-    """The same, but with dims that fit a budget of bytes."""
+    """Returns the same optimizer with dims that fit a budget of bytes."""
     if not isinstance(optimizer, ExtremeTensoring):
         raise UsageError(
-            f"optimizer_state_budget={budget:g} is for ET optimizers (--hparams="
+            f"optimizer_state_budget={budget} is for ET optimizers (--hparams="
             f"optimizer=et2_rank1, for one); {optimizer.name} keeps what it keeps"
         )
     try:
-        dims = plan([(v.path, tuple(v.shape)) for v in variables], int(budget))
+        dims = plan([(v.path, tuple(v.shape)) for v in variables], budget)
     except ValueError as error:
-        raise UsageError(f"optimizer_state_budget: {error}") from error
+        raise UsageError(f"hparam optimizer_state_budget: {error}") from error
     return ExtremeTensoring.from_config(optimizer.get_config() | {"tensor_dims": dims})

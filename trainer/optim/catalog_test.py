@@ -1,22 +1,103 @@
-"""Every registered optimizer and schedule takes steps; a budget of state binds."""
-
 import dataclasses
+import pathlib
+import re
 
 import keras
 import numpy as np
 import pytest
 
+from extreme_tensoring_tf import ExtremeTensoring
 from trainer import registry
 from trainer.errors import UsageError
 from trainer.hparams import HParams
 from trainer.optim import catalog
 
-HPARAMS = HParams()
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def variables():
+    return [
+        keras.Variable(np.zeros(shape, "float32"), name=name)
+        for name, shape in (("embedding", (300, 40)), ("kernel", (40, 40)))
+    ]
+
+
+def test_the_default_is_the_recommended_form():
+    """Every argument that makes the form is as documented, on any model's names."""
+    config = catalog.create(HParams(), []).get_config()
+    documented = {
+        "level": 2,
+        "preconditioner": "rank_one",
+        "beta_1": 0.0,
+        "beta_2": 0.9,
+        "clip_threshold": 1.0,
+        "tensor_dims": None,
+    }
+    assert {name: config[name] for name in documented} == documented
+
+
+def test_algorithm_1_is_given_to_the_letter():
+    config = catalog.create(HParams(optimizer="et2_sum"), []).get_config()
+    for name, value in catalog.ALGORITHM_1.items():
+        assert config[name] == value
+
+
+def test_a_budget_is_kept():
+    wide, narrow = (
+        catalog.create(
+            HParams().override(f"optimizer={name},optimizer_state_budget={budget}"),
+            variables(),
+        )
+        for name, budget in (("et2_rank1_rows", "1.5KB"), ("et2", "100"))
+    )
+    for optimizer, most in ((wide, 1500), (narrow, 100)):
+        optimizer.build(variables())
+        assert most / 2 < 4 * optimizer.state_size <= most
+    assert wide.name == "et2_rank1_rows" and narrow.name == "et2"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("optimizer=adam,optimizer_state_budget=1KB", "is for ET optimizers .*; adam"),
+        ("optimizer_state_budget=4", "hparam optimizer_state_budget: a budget of 4 "),
+        ("optimizer=et9", "unknown optimizer 'et9'"),
+        ("learning_rate_schedule=linear", "unknown schedule 'linear'"),
+    ],
+)
+def test_wrong_hparams(text, message):
+    with pytest.raises(UsageError, match=message):
+        catalog.create(HParams().override(text), variables())
+
+
+def test_every_name_is_mentioned():
+    """A registered optimizer that no page and no program names is dead."""
+    texts = [
+        path.read_text("utf-8")
+        for pattern in ("README.md", "docs/*.md", "trainer/**/*.py")
+        for path in ROOT.glob(pattern)
+        if path.name not in ("catalog.py", "catalog_test.py")
+    ]
+    words = set(re.findall(r"\w+", " ".join(texts)))
+    assert set(registry.optimizers.names()) <= words
+
+
+def test_the_constant_is_that_of_the_entry_or_of_the_hparams():
+    schedule = "learning_rate_schedule=constant"
+    rates = [
+        float(catalog.create(HParams().override(text), []).learning_rate)
+        for text in (schedule, f"{schedule},learning_rate_constant=0.25")
+    ]
+    own = registry.optimizers.learning_rate_constant(HParams().optimizer)
+    assert rates == pytest.approx([own, 0.25])
+    assert isinstance(catalog.create(HParams(), []), ExtremeTensoring)
 
 
 @pytest.mark.parametrize("name", registry.optimizers.names())
 def test_every_optimizer_takes_a_step(name):
-    hparams = dataclasses.replace(HPARAMS, optimizer=name, learning_rate_warmup_steps=4)
+    hparams = dataclasses.replace(
+        HParams(), optimizer=name, learning_rate_warmup_steps=4
+    )
     optimizer = catalog.create(hparams, [])
     assert optimizer.name == name
     optimizer.jit_compile = False  # one step is not worth compiling
@@ -25,33 +106,11 @@ def test_every_optimizer_takes_a_step(name):
     assert (keras.ops.convert_to_numpy(variable) < 1).all()
 
 
-def test_budget_of_state():
-    """A budget binds, is refused to others, and must cover a scalar a variable."""
-    hparams = dataclasses.replace(
-        HPARAMS, optimizer="et2_rank1", optimizer_state_budget=100.0
-    )
-    variables = [keras.Variable(np.ones((40, 60)), dtype="float32", name="kernel")]
-    optimizer = catalog.create(hparams, variables)
-    optimizer.build(variables)
-    assert 10 < optimizer.state_size <= 25
-    assert optimizer.beta_2 == 0.99
-    with pytest.raises(UsageError, match="is for ET optimizers"):
-        catalog.create(dataclasses.replace(hparams, optimizer="adam"), variables)
-    with pytest.raises(UsageError, match="less than one scalar"):
-        small = dataclasses.replace(hparams, optimizer_state_budget=3.0)
-        catalog.create(small, variables)
-
-
-def test_unknown_optimizer():
-    with pytest.raises(UsageError, match="unknown optimizer 'et9'. Known: adafactor"):
-        catalog.create(dataclasses.replace(HPARAMS, optimizer="et9"), [])
-
-
 @pytest.mark.parametrize("name", registry.schedules.names())
 def test_every_schedule_takes_steps(name):
     """At rates that are finite, and more than 0 once it has begun."""
     hparams = dataclasses.replace(
-        HPARAMS, learning_rate_schedule=name, optimizer="et2_rank1"
+        HParams(), learning_rate_schedule=name, optimizer="et2_rank1"
     )
     optimizer = catalog.create(hparams, [])
     optimizer.jit_compile = False

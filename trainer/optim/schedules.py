@@ -1,4 +1,4 @@
-"""Learning-rate schedules by name.
+"""Registers learning-rate schedules by name.
 
 An entry takes hparams and the rate constant c, and returns what a Keras optimizer
 takes as its rate. t is the update, counted from 1; w is
@@ -13,16 +13,16 @@ from trainer import registry
 
 @registry.schedules.register
 def inverse_sqrt(hparams, constant):
-    """c * min(t * w ** -1.5, t ** -0.5): the paper's, Tensor2Tensor's `noam`."""
+    """Returns c * min(t * w ** -1.5, t ** -0.5), as the paper and `noam` have it."""
     slope = hparams.learning_rate_warmup_steps**-1.5
     return InverseSqrtSchedule(scale=constant, warmup_slope=slope)
 
 
 @registry.schedules.register
 def cosine(hparams, constant):
-    """Linear warm-up to c in w updates, then a cosine that ends at 0.
+    """Returns a linear warm-up to c in w updates, then a cosine that ends at 0.
 
-    It ends after `learning_rate_decay_steps` updates.
+    The cosine ends after `learning_rate_decay_steps` updates.
     """
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0,
@@ -36,5 +36,5 @@ def cosine(hparams, constant):
 
 @registry.schedules.register
 def constant(hparams, constant):
-    """c at every step."""
+    """Returns c, the rate of every step."""
     return constant

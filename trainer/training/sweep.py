@@ -60,7 +60,12 @@ def _parse_range(text, kind):
         return Range(choices=tuple(kind(value) for value in text.split("|")))
     low, high, *log = text.split(":")
     low, high = kind(low), kind(high)
-    if kind is str or not low < high or log not in ([], ["log"]) or (log and low <= 0):
+    if (
+        kind is str
+        or not -math.inf < low < high < math.inf
+        or log not in ([], ["log"])
+        or (log and low <= 0)
+    ):
         raise ValueError
     return Range(low=low, high=high, log=bool(log))
 

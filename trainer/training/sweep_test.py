@@ -38,6 +38,8 @@ def test_ranges():
         ("batch_size=2.5:3", "of int values"),
         ("weight_decay=0:1:log", "is not NAME="),
         ("weight_decay=2:1", "LOW below HIGH"),
+        ("weight_decay=0:inf", "LOW below HIGH"),
+        ("weight_decay=nan:1", "LOW below HIGH"),
         ("optimizer=a:b", "of str values"),
     ],
 )

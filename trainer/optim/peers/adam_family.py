@@ -8,7 +8,7 @@ from keras import ops
 
 
 class _Adam(keras.optimizers.Optimizer):
-    """What these have in common: Adam's arguments and its bias correction.
+    """Holds Adam's arguments and its bias correction.
 
     Args:
         learning_rate: defaults to 0.001.
@@ -26,7 +26,7 @@ class _Adam(keras.optimizers.Optimizer):
         self.epsilon = epsilon
 
     def _move(self, variable, learning_rate, m, v):
-        """x <- x - rate * m_hat / (sqrt(v_hat) + epsilon)."""
+        """Takes the step x <- x - rate * m_hat / (sqrt(v_hat) + epsilon)."""
         step = ops.cast(self.iterations + 1, "float32")
         m = m / (1 - ops.power(self.beta_1, step))
         v = v / (1 - ops.power(self.beta_2, step))
@@ -45,7 +45,7 @@ class _BlockAdam(_Adam):
     """
 
     def _blocks(self, variable):
-        """(shape, axes): g**2, reshaped, is averaged over these axes."""
+        """Returns (shape, axes): g**2 in that shape is averaged over these axes."""
         raise NotImplementedError
 
     def build(self, variables):
@@ -211,7 +211,7 @@ class Adam8bit(_Adam):
 
 
 def dynamic_map(signed):
-    """The 256 codes of a moment, ascending, in [-1, 1] or [0, 1]."""
+    """Returns the 256 codes of a moment, ascending, in [-1, 1] or [0, 1]."""
     values = [0.0, 1.0]
     for exponent in range(7):
         count = 2 ** (exponent if signed else exponent + 1)

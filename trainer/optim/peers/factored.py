@@ -147,7 +147,7 @@ class CAME(keras.optimizers.Optimizer):
         self.assign_sub(variable, ops.cast(learning_rate * step, variable.dtype))
 
     def _inverse_root(self, averages, values, beta):
-        """Updates averages by values, and returns their product's root's inverse."""
+        """Updates averages by values, and returns 1 / sqrt of their estimate of v."""
         factored = len(averages) == 2
         means = [ops.mean(values, axis=a) for a in (-1, -2)] if factored else [values]
         for average, mean in zip(averages, means):
@@ -237,7 +237,7 @@ class SMMF(keras.optimizers.Optimizer):
         self.assign_sub(variable, ops.cast(learning_rate * update, variable.dtype))
 
     def _factorize(self, matrix, factors):
-        """Row and column sums, the shorter divided by the total."""
+        """Writes row and column sums to `factors`, the shorter divided by the total."""
         sums = [ops.sum(matrix, axis=1), ops.sum(matrix, axis=0)]
         shorter = 0 if matrix.shape[0] < matrix.shape[1] else 1
         total = ops.sum(sums[shorter])
@@ -250,6 +250,6 @@ class SMMF(keras.optimizers.Optimizer):
 
 
 def _square(size):
-    """(size / n, n) for the largest divisor n not above the root."""
+    """Returns (size / n, n) for the largest divisor n not above the root of size."""
     divisor = next(n for n in range(math.isqrt(size), 0, -1) if size % n == 0)
     return size // divisor, divisor

@@ -5,7 +5,7 @@ from keras import ops
 
 
 class _LowRankAdam(keras.optimizers.Optimizer):
-    """What these have in common: which variables are projected, and Adam on the result.
+    """Chooses the variables that are projected, and runs Adam on the projections.
 
     Kernels (matrices, not embeddings) are projected along their shorter side, by a
     projection that is renewed every `update_gap` steps. The rest is Adam's.
@@ -75,11 +75,11 @@ class _LowRankAdam(keras.optimizers.Optimizer):
         self.assign_sub(variable, ops.cast(rate * update, variable.dtype))
 
     def _renewed(self, due, projection, g):
-        """The projection, (shorter side, rank), a new one if that is due."""
+        """Returns the projection, (shorter side, rank), a new one if that is due."""
         raise NotImplementedError
 
     def _projected(self, index, g, projection):
-        """The update of a variable that is projected."""
+        """Returns the update of a variable that is projected."""
         raise NotImplementedError
 
     def _project(self, g, projection):
@@ -87,7 +87,7 @@ class _LowRankAdam(keras.optimizers.Optimizer):
         return g @ projection if tall else ops.transpose(projection) @ g
 
     def _adam(self, index, g):
-        """m / (sqrt(v) + epsilon), not yet corrected for the bias of both."""
+        """Returns m / (sqrt(v) + epsilon), not yet corrected for the bias of both."""
         own = self._own
         m, v = self._moments[index]
         self.assign(m, own["beta_1"] * m + (1 - own["beta_1"]) * g)

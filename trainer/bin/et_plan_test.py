@@ -1,0 +1,41 @@
+import pytest
+
+from trainer.bin.bin_test import call
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("", "give either one MODEL.keras or --shapes"),
+        ("{tmp}/none.keras", "there is no file {tmp}/none.keras"),
+        ("~/none.keras", "there is no file {home}/none.keras"),
+        ("--shapes=12by4", "'12by4' is not like 50257x768"),
+        ("--shapes=0x5", "'0x5' is not like 50257x768, numbers of 1 and more"),
+        ("--shapes=", "--shapes holds no shape"),
+        ("--shapes=12 --budget=much", "--budget=much: much is not a size such as"),
+        (
+            "--shapes=12,5 --budget=4",
+            "less than one scalar for each of the 2",
+        ),
+    ],
+)
+def test_bad_input_is_one_clear_line(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = {"tmp": tmp_path, "home": tmp_path}
+    status, out, err = call("et_plan", *arguments.format(**names).split())
+    assert (status, out) == (1, "")
+    assert err.splitlines()[-1].startswith("error: ")
+    assert message.format(**names) in err and "Traceback" not in err
+
+
+def test_the_plan_names_the_dims_of_each_variable():
+    """It is that of `planner.plan`: here the vector is folded, the matrix in part."""
+    shapes = "--shapes=50257x768,768"
+    status, out, err = call("et_plan", shapes, "--budget=6KB")
+    assert status == 0, err
+    whole, planned = out.split("\n\n")
+    assert "224x225x24x32" in whole
+    rows = [line.split() for line in planned.splitlines()]
+    assert ["variable_0", "50257x768", "224x225x768", "1,217"] in rows
+    assert rows[-1] == "6,000 bytes hold this plan: it takes".split() + ["5,092"]
+    assert call("et_plan", shapes)[1].rstrip() == whole
