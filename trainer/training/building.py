@@ -5,6 +5,7 @@ import numpy as np
 
 from trainer import registry
 from trainer.errors import UsageError
+from trainer.models import language_model
 from trainer.models import losses
 from trainer.optim import catalog
 from trainer.runs import checkpoints
@@ -17,9 +18,10 @@ def build(run, description):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(run.dtype)
     try:
-        model = make_model(run.hparams, description.vocab_size, description.row_length)
+        model = make_model(run.hparams, description.vocab_size, description.max_length)
     finally:
         keras.config.set_dtype_policy(before)
+    language_model.check(model)
     if run.warm_start_from:
         _take_weights(model, run.warm_start_from)
     optimizer = catalog.create(run.hparams, model.trainable_variables)

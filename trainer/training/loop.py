@@ -96,9 +96,7 @@ def _train(run, data, on_start, extra_callbacks, on_evaluation):
     if on_start:
         on_start()
     building.seed_dropout(model, run.seed, start_step)
-    for layer in model.layers:
-        if hasattr(layer, "remat"):
-            layer.remat = run.remat
+    model.remat = run.remat
     scoring_model = language_model.scoring_model(model, data.tokens)
 
     def evaluate():
