@@ -72,10 +72,10 @@ def _prefix(model, rows):
     import numpy as np
 
     from benchmarks.measure import timed
-    from trainer.models import language_model
 
-    embedding, hidden = language_model.output_embedding(model)
-    last = keras.Model(model.inputs, embedding(hidden[:, -1:], reverse=True))
+    last = keras.Model(
+        model.inputs, model.embedding(model.hidden[:, -1:], reverse=True)
+    )
     ids = np.full((rows, _LENGTH), 5, "int32")
     last.predict_on_batch(ids)
     return min(timed(lambda: last.predict_on_batch(ids)) for _ in range(_ROUNDS.value))

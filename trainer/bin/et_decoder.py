@@ -5,13 +5,15 @@ r"""et-decoder: continues prompts with a trained model.
     et-decoder --output_dir=run --decode_interactive
 
 A line is a prompt; an empty one asks for a sentence from its start. Output is prompt
-and continuation, one a line.
+and continuation, one a line. A line break or control character in it is escaped, such
+as \n; with --json all text is exact.
 """
 
 import functools
 import pathlib
 import sys
 import time
+import unicodedata
 
 from absl import flags
 
@@ -66,6 +68,8 @@ _BATCH_SIZE = cli.DEFINE_count("batch_size", 32, "Continuations made at a time."
 _JSON = flags.DEFINE_bool(
     "json", False, "Print JSON objects: prompt, continuation, tokens, ended."
 )
+# Control characters, and separators of lines and of paragraphs.
+_BREAKS = {"Cc", "Zl", "Zp"}
 
 
 def main(argv):
@@ -85,7 +89,8 @@ def main(argv):
     if _TO_FILE.value:
         text = "".join(f"{line}\n" for line in lines)
         write_atomically(
-            pathlib.Path(_TO_FILE.value), lambda partial: partial.write_text(text)
+            pathlib.Path(_TO_FILE.value),
+            lambda partial: partial.write_text(text, encoding="utf-8"),
         )
     seconds = time.perf_counter() - start
     print(
@@ -103,10 +108,12 @@ def check_settings():
             f"--num_samples={_NUM_SAMPLES.value} needs --beam_size of as much or more. "
             f"Got {_BEAM_SIZE.value}"
         )
+    if _TO_FILE.value and not pathlib.Path(_TO_FILE.value).parent.is_dir():
+        raise UsageError(f"--decode_to_file={_TO_FILE.value}: its folder is not there")
 
 
 class Continuer:
-    """Prompts in, continuations out, as the flags say."""
+    """Continues prompts with the model that the flags name, as they say."""
 
     def __init__(self):
         from trainer.inference import beam_search
@@ -143,14 +150,14 @@ class Continuer:
             self._decoder.check(ids, f"the prompt in line {number}")
         each = min(max(1, _BATCH_SIZE.value // self._copies), len(prompts))
         for start in range(0, len(prompts), each):
-            part = prompts[start : start + each]
+            batch = prompts[start : start + each]
             # A last batch that is smaller would be compiled for itself.
-            filled = part + [""] * (each - len(part))
+            filled = batch + [""] * (each - len(batch))
             began = time.perf_counter()
             found = self._continue(self._processor.encode(filled), _SEED.value + start)
             if self.first_seconds is None:
                 self.first_seconds = time.perf_counter() - began
-            for prompt, continuations in zip(part, found):
+            for prompt, continuations in zip(batch, found):
                 yield from (self._answer(prompt, c) for c in continuations)
 
     def _continue(self, ids, seed):
@@ -173,7 +180,12 @@ class Continuer:
 
 
 def show(answer):
-    return (answer["prompt"] + answer["continuation"]).strip()
+    """Returns prompt and continuation as one line."""
+    text = (answer["prompt"] + answer["continuation"]).strip(" ")
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _BREAKS else c
+        for c in text
+    )
 
 
 def interact(continuer):

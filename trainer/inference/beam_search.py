@@ -3,16 +3,20 @@
 Shapes: B rows, K beams, V vocabulary, L tokens of a continuation.
 """
 
+import math
+
+import keras
 from keras import ops
 
 from trainer.data.tokenizer import EOS_ID
 from trainer.inference import decoding
+from trainer.inference import sampling
 
 _NEVER = -1e9
 
 
 def length_penalty(length, alpha):
-    """((5 + length) / 6) ** alpha, which a log-probability is divided by.
+    """Returns ((5 + length) / 6) ** alpha, which a log-probability is divided by.
 
     Source: Wu et al. 2016, "Google's Neural Machine Translation System", equation 14.
     """
@@ -20,24 +24,30 @@ def length_penalty(length, alpha):
 
 
 def beam_search(model, ids, length, max_length, beams=4, alpha=0.6, seed=None):
-    """The best continuations of each prompt.
+    """Returns the best continuations of each prompt, and their scores.
 
     score = log p(continuation) / length_penalty(tokens of it)
 
     Args:
         model, ids, length, max_length: as `decoding.generate` takes them.
-        beams: K.
-        alpha: of the length penalty; 0 prefers short continuations.
+        beams: K, at least 1.
+        alpha: of the length penalty, at least 0; 0 prefers short continuations.
         seed: has no effect: nothing is drawn.
 
     Returns:
-        (B, K, L) int32 ids, best first, EOS included, then 0; (B, K) scores. A beam
-        that found nothing has a score below -1e8.
+        (B, K, L) int32 ids, L the smaller of `length` and `max_length`: best first,
+        EOS included, then 0; (B, K) scores. A beam that found nothing has a score below
+        -1e8.
+
+    Raises:
+        UsageError: a number is out of its range.
     """
+    sampling.check("beams", beams, lambda x: x >= 1, "1 or more")
+    sampling.check("alpha", alpha, lambda x: 0 <= x < math.inf, "0 or more")
+    length = decoding.at_most(length, max_length)
     rows = ops.shape(ids)[0]
-    prompts = decoding.Prompts(ops.repeat(ids, beams, axis=0))
-    slots = prompts.width + 1 + length
-    logits, cache = decoding.first_logits(model, prompts, slots)
+    prompts = decoding.Prompts(ops.repeat(ids, beams, axis=0), length, max_length)
+    logits, cache = prompts.first_logits(model)
     limit = max_length - ops.reshape(prompts.lengths, (rows, beams))[:, :1]
     limit = ops.minimum(limit, length)
     first_row = ops.arange(rows)[:, None] * beams  # of each prompt in the batch
@@ -79,9 +89,9 @@ def beam_search(model, ids, length, max_length, beams=4, alpha=0.6, seed=None):
         )
         log_p, sequences, kept = best(ops.where(ends, _NEVER, log_p), sequences, beams)
         source = ops.reshape(first_row + take(beam, kept), (-1,))
-        cache = [tuple(ops.take(x, source, axis=0) for x in pair) for pair in cache]
+        cache = keras.tree.map_structure(lambda x: ops.take(x, source, axis=0), cache)
         token = ops.reshape(take(token, kept), (-1,))
-        logits, cache = decoding.next_logits(model, prompts, token, i, cache, slots)
+        logits, cache = prompts.next_logits(model, token, i, cache)
         return i + 1, (log_p, sequences), finished, scores, logits, cache
 
     empty = ops.zeros((rows, beams, length), "int32")

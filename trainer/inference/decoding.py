@@ -1,9 +1,10 @@
 """Continues token sequences, each step at the same cost, however long they are.
 
-A step computes keys and values of its own token only; those of the tokens before are
-kept ("cache"). Prompts of different lengths share a batch: they end in the same slot.
+A step computes the states of its own token only; what they need of the tokens before is
+kept in the model's cache, see `language_model.LanguageModel`. Prompts of different
+lengths share a batch: they end in the same slot.
 
-Shapes: B rows, P tokens of the longest prompt, S = P + 1 + length slots.
+Shapes: B rows, P tokens of the widest prompt, T tokens of a step, V vocabulary.
 """
 
 import keras
@@ -17,97 +18,70 @@ from trainer.inference import sampling
 from trainer.models import language_model
 
 
-class CachedModel:
-    """A `transformer_lm` called on the next tokens alone."""
-
-    def __init__(self, model):
-        self.embedding, _ = language_model.output_embedding(model)
-        self.blocks = [layer for layer in model.layers if hasattr(layer, "decode")]
-        if not self.blocks:
-            raise UsageError(
-                f"model {model.name!r} cannot be decoded: none of its layers has a "
-                "`decode` method, as `trainer.models.transformer.Block` has"
-            )
-        self._scale = model.get_layer("embedding_scale")
-        self._timing_signal = model.get_layer("timing_signal")
-        self._norm = model.get_layer("final_norm")
-
-    def no_keys(self, rows, slots):
-        """Keys and values of each block, (B, S, H, D/H), before the first token."""
-
-        def zeros(block):
-            size = self.embedding.output_dim // block.num_heads
-            return ops.zeros((rows, slots, block.num_heads, size), block.compute_dtype)
-
-        return [(zeros(block), zeros(block)) for block in self.blocks]
-
-    def __call__(self, tokens, positions, mask, cache, at):
-        """Logits after the last of T tokens, and the cache with theirs.
-
-        Args:
-            tokens, positions: (B, T).
-            mask: (B, T, S), true where a slot may be seen.
-            cache: keys and values of all slots.
-            at: slot of the first of the T tokens.
-
-        Returns:
-            (B, V) and the new cache.
-        """
-        x = self._timing_signal(self._scale(self.embedding(tokens)), positions)
-        kept = []
-        for block, keys_and_values in zip(self.blocks, cache):
-            x, keys_and_values = block.decode(x, mask, keys_and_values, at)
-            kept.append(keys_and_values)
-        logits = self.embedding(self._norm(x[:, -1:]), reverse=True)[:, 0]
-        return sampling.real_tokens(ops.cast(logits, "float32")), kept
-
-
 class Prompts:
-    """(B, P) token ids, filled up at the right, moved to end in slot P.
+    """(B, P) token ids, moved so that the last of each row stands in slot P.
 
-    Slot 0 of a row of P tokens holds EOS, from which a sentence starts; a shorter
-    row starts later.
+    Padding may stand anywhere: it is no token. Where a row holds EOS, only what comes
+    after is continued: a sentence is predicted from its own tokens. The slot in front
+    of its first token holds EOS, from which a sentence starts.
+
+    Slots are those of a ring, for the cache is no longer than a row: slot n of a
+    sequence without an end is number n modulo the size of the cache.
+
+    Args:
+        ids: (B, P) int32.
+        length: tokens of the continuations, at most.
+        max_length: tokens of prompt and continuation, at most.
     """
 
-    def __init__(self, ids):
-        self.width = ops.shape(ids)[1]
-        self.lengths = ops.sum(ops.cast(ops.not_equal(ids, PAD_ID), "int32"), axis=-1)
-        self.start = self.width - self.lengths
-        inputs = ops.concatenate([ops.full_like(ids[:, :1], EOS_ID), ids], axis=1)
-        source = ops.arange(self.width + 1)[None] - self.start[:, None]
-        moved = ops.take_along_axis(inputs, ops.maximum(source, 0), axis=1)
-        self.tokens = ops.where(source >= 0, moved, PAD_ID)
+    def __init__(self, ids, length, max_length):
+        width = ops.shape(ids)[1]
+        ids = ops.pad(ids, ((0, 0), (1, 0)), constant_values=PAD_ID)  # for the EOS
+        ends = ops.cast(ops.equal(ids, EOS_ID), "int32")
+        ended = ops.flip(ops.cumsum(ops.flip(ends, axis=1), axis=1), axis=1)
+        real = ops.logical_and(ops.not_equal(ids, PAD_ID), ops.equal(ended, 0))
+        slots = ops.arange(width + 1)[None]
+        order = ops.argsort(ops.where(real, slots, slots - width - 1), axis=1)
+        moved = ops.take_along_axis(ops.where(real, ids, PAD_ID), order, axis=1)
+        self.lengths = ops.sum(ops.cast(real, "int32"), axis=1)
+        self._start = width - self.lengths[:, None]
+        self._tokens = ops.where(ops.equal(slots, self._start), EOS_ID, moved)
+        self._width = width
+        # EOS and max_length tokens: none is overwritten while it can be seen. But the
+        # first P + 1 slots are written at once.
+        self._size = width + 1 + at_most(length, _positive(max_length - width))
 
-    def positions(self, slots):
-        """(T,) slots -> (B, T) positions in the sentence."""
-        return ops.maximum(slots[None] - self.start[:, None], 0)
+    def first_logits(self, model):
+        """Returns the logits of the tokens after the prompts, (B, V), and the cache."""
+        cache = model.empty_cache(ops.shape(self._tokens)[0], self._size)
+        slots = ops.arange(self._width + 1)
+        return self._logits(model, self._tokens, slots, cache)
 
-    def mask(self, slots, count):
-        """(B, T, S): what the tokens in (T,) slots may see of `count` slots."""
-        keys = ops.arange(count)
-        seen = keys[None, None] <= slots[None, :, None]
-        return ops.logical_and(seen, keys[None, None] >= self.start[:, None, None])
+    def next_logits(self, model, tokens, i, cache):
+        """Returns logits after token number `i` of the continuations, and the cache.
 
+        Args:
+            model: a `LanguageModel` that can be decoded.
+            tokens: (B,), token number `i` of each continuation; i counts from 0.
+            cache: of the call before.
+        """
+        slots = ops.reshape(self._width + 1 + i, (1,))
+        return self._logits(model, tokens[:, None], slots, cache)
 
-def first_logits(model, prompts, slots):
-    """Logits after the prompts, and the cache of `slots` slots with the prompts'."""
-    first = ops.arange(prompts.width + 1)
-    return model(
-        prompts.tokens,
-        prompts.positions(first),
-        prompts.mask(first, slots),
-        model.no_keys(ops.shape(prompts.tokens)[0], slots),
-        0,
-    )
-
-
-def next_logits(model, prompts, token, i, cache, slots):
-    """Logits after token number `i` of the continuations, (B,), and the cache."""
-    at = prompts.width + 1 + i
-    slot = ops.reshape(at, (1,))
-    return model(
-        token[:, None], prompts.positions(slot), prompts.mask(slot, slots), cache, at
-    )
+    def _logits(self, model, tokens, slots, cache):
+        """Those after the tokens (B, T) in slots (T,)."""
+        positions = ops.maximum(slots[None] - self._start, 0)
+        # The newest slot that each entry of the cache holds, this step's included.
+        entries = ops.arange(self._size)
+        held = slots[-1] - ops.mod(slots[-1] - entries, self._size)
+        seen = ops.logical_and(
+            held[None, None] <= slots[None, :, None],
+            held[None, None] >= self._start[:, None],
+        )
+        at = ops.mod(slots[0], self._size)
+        hidden, cache = model.decode(tokens, positions, seen, cache, at)
+        logits = ops.cast(model.embedding(hidden[:, -1], reverse=True), "float32")
+        return sampling.real_tokens(logits), cache
 
 
 def generate(
@@ -116,19 +90,20 @@ def generate(
     """Continues prompts by sampling.
 
     Args:
-        model: a `CachedModel`.
-        ids: (B, P) int32 prompts, each filled up with 0 at the right. No EOS.
+        model: a `LanguageModel` that can be decoded.
+        ids: (B, P) int32 prompts; see `Prompts` for what they may hold.
         length: tokens of the continuations, at most.
         max_length: tokens of prompt and continuation, at most.
         temperature, top_k, top_p: see `sampling.pick`.
         seed: of the draws.
 
     Returns:
-        (B, length) int32: what follows each prompt, EOS included, then 0.
+        (B, L) int32, L the smaller of `length` and `max_length`: what follows each
+        prompt, EOS included, then 0.
     """
-    prompts = Prompts(ids)
-    slots = prompts.width + 1 + length
-    logits, cache = first_logits(model, prompts, slots)
+    length = at_most(length, max_length)
+    prompts = Prompts(ids, length, max_length)
+    logits, cache = prompts.first_logits(model)
     out = ops.zeros((ops.shape(ids)[0], length), "int32")
     is_open = prompts.lengths < max_length
 
@@ -142,43 +117,64 @@ def generate(
         out = ops.slice_update(out, (0, i), token[:, None])
         is_open = ops.logical_and(is_open, token != EOS_ID)
         is_open = ops.logical_and(is_open, prompts.lengths + i + 1 < max_length)
-        logits, cache = next_logits(model, prompts, token, i, cache, slots)
+        logits, cache = prompts.next_logits(model, token, i, cache)
         return i + 1, is_open, out, logits, cache
 
     start = ops.convert_to_tensor(0, "int32"), is_open, out, logits, cache
     return ops.while_loop(goes_on, step, start)[2]
 
 
+def at_most(value, bound):
+    """Returns the smaller of two integers, of which a graph may take some as inputs."""
+    if isinstance(value, int) and isinstance(bound, int):
+        return min(value, bound)
+    return ops.minimum(value, bound)
+
+
+def _positive(value):
+    """The integer, or 0 where it is negative."""
+    return max(value, 0) if isinstance(value, int) else ops.maximum(value, 0)
+
+
 class Decoder:
     """Continues lists of ids with a compiled `generate` or `beam_search`.
 
     Args:
-        model: a language model.
+        model: a `LanguageModel` that can be decoded.
         max_length: tokens of prompt and continuation, at most.
         length: tokens of the continuations, at most.
-        function: of (`CachedModel`, ids, length, max_length), and of `seed` where it
-            takes one.
+        function: of (model, ids, length, max_length, seed), such as a
+            `functools.partial` of `generate` with its temperature.
+
+    Raises:
+        UsageError: the model cannot be decoded.
     """
 
-    def __init__(self, model, max_length, length, function):
+    def __init__(self, model, max_length, length, function=generate):
+        language_model.check(model, decodes=True)
         self._max_length = max_length
         self._compiled = _Compiled(
             model,
-            lambda cached, ids, seed: function(
-                cached, ids, length=length, max_length=max_length, seed=seed
+            lambda ids, seed: function(
+                model, ids, length=length, max_length=max_length, seed=seed
             ),
         )
 
     def __call__(self, prompts, seed=0):
-        """Lists of ids -> their continuations; see the function.
+        """Returns the continuations of lists of ids, as the function returns them.
+
+        Args:
+            prompts: one list of ids or more.
+            seed: any integer; what is drawn depends on it modulo 2**32.
 
         Raises:
             UsageError: a prompt leaves no room for a token.
         """
         for prompt in prompts:
             self.check(prompt)
-        longest = max(map(len, prompts))
-        width = max(16, -(-longest // 16) * 16)  # few shapes, compiled once each
+        # Few shapes, compiled once each.
+        width = -(-max(map(len, prompts)) // 16) * 16
+        width = min(max(width, 16), self._max_length)
         ids = np.zeros((len(prompts), width), "int32")
         for row, prompt in zip(ids, prompts):
             row[: len(prompt)] = prompt
@@ -187,7 +183,12 @@ class Decoder:
         return self._compiled.predict_on_batch((ids, seed))
 
     def check(self, prompt, name="a prompt"):
-        """Refuses ids that leave no room for a token."""
+        """Refuses ids that leave no room for a token.
+
+        Args:
+            prompt: list of ids.
+            name: of the prompt, for the error.
+        """
         if len(prompt) >= self._max_length:
             raise UsageError(
                 f"{name} has {len(prompt)} tokens, but the model's rows have "
@@ -202,8 +203,7 @@ class _Compiled(keras.Model):
         super().__init__(name="decoder")
         self.language_model = model  # Keras finds the weights here
         self._function = function
-        self._cached = CachedModel(model)
         self.built = True
 
     def call(self, inputs):
-        return self._function(self._cached, *inputs)
+        return self._function(*inputs)

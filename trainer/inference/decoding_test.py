@@ -12,6 +12,8 @@ from trainer.errors import UsageError
 from trainer.hparams import HParams
 from trainer.inference import beam_search
 from trainer.inference import decoding
+from trainer.models.language_model import LanguageModel
+from trainer.models.transformer import TransformerLM
 
 VOCAB, MAX_LENGTH = 12, 24
 EOS = 1
@@ -61,13 +63,27 @@ def decoder(model, length, function=decoding.generate, **settings):
     return decoding.Decoder(model, MAX_LENGTH, length, function)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_greedy_is_what_the_whole_model_says(seed):
-    """For prompts of many lengths in one batch, past EOS and up to the row's end."""
-    model = transformer(seed)
-    found = decoder(model, 20, temperature=0)(PROMPTS)
-    expected = [greedy(model, prompt, 20) for prompt in PROMPTS]
-    np.testing.assert_array_equal(found, expected)
+def test_greedy_is_what_the_whole_model_says(monkeypatch):
+    """For prompts of many lengths in one batch, past EOS and up to the row's end.
+
+    The cache is as long as a row, whatever length is asked for.
+    """
+    slots = []
+    empty_cache = TransformerLM.empty_cache
+
+    def spy(self, rows, count):
+        slots.append(count)
+        return empty_cache(self, rows, count)
+
+    monkeypatch.setattr(TransformerLM, "empty_cache", spy)
+    model = transformer()
+    continuations = decoder(model, 100_000, temperature=0)
+    for seed in range(3):
+        model.set_weights(transformer(seed).get_weights())
+        found = continuations(PROMPTS)
+        expected = [greedy(model, prompt, MAX_LENGTH) for prompt in PROMPTS]
+        np.testing.assert_array_equal(found, expected)
+    assert set(slots) == {MAX_LENGTH + 1}
 
 
 def test_sampling_is_seeded_and_ends(model):
@@ -75,7 +91,8 @@ def test_sampling_is_seeded_and_ends(model):
     prompts = [[5]] * 64
     first = sample(prompts, seed=1)
     np.testing.assert_array_equal(first, sample(prompts, seed=1))
-    assert (first != sample(prompts, seed=2)).any()
+    for seed in (2, -1, 2**31, 2**32 - 1, 10**30):  # every integer is one
+        assert (sample(prompts, seed=seed) != first).any()
     for row in first.tolist():
         real = row[: row.index(0)] if 0 in row else row
         assert not any(row[len(real) :]), "tokens after the end"
@@ -144,14 +161,27 @@ def test_a_prompt_without_room_is_refused(model):
         decoder(model, 5)([[3] * MAX_LENGTH])
 
 
-def test_a_model_without_a_cache_is_refused():
-    inputs = keras.Input((4,), dtype="int32")
+@pytest.mark.parametrize(
+    "function, settings",
+    [
+        (decoding.generate, {"temperature": np.nan}),
+        (decoding.generate, {"temperature": -1.0}),
+        (decoding.generate, {"top_k": -1}),
+        (decoding.generate, {"top_p": np.nan}),
+        (decoding.generate, {"top_p": 0.0}),
+        (beam_search.beam_search, {"alpha": np.nan}),
+        (beam_search.beam_search, {"beams": 0}),
+    ],
+)
+def test_a_number_out_of_range_is_refused(model, function, settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(UsageError, match=f"{name} must be a number.* Got {value}"):
+        function(model, np.array([[5]], "int32"), 3, MAX_LENGTH, **settings)
+
+
+def test_a_model_without_a_decode_step_is_refused():
+    row = keras.Input((None,), dtype="int32")
     embedding = keras.layers.ReversibleEmbedding(5, 4)
-    other = keras.Model(inputs, embedding(embedding(inputs), reverse=True), name="bow")
-    with pytest.raises(UsageError, match="'bow' cannot be decoded"):
-        decoding.CachedModel(other)
-
-
-def test_a_model_of_rows_of_any_length():
-    model = registry.models.get("transformer_lm")(HPARAMS, VOCAB, None)
-    assert decoder(model, 4, temperature=0)([[5, 4]]).shape == (1, 4)
+    other = LanguageModel(row, embedding(row), embedding, name="bow")
+    with pytest.raises(UsageError, match="'bow' cannot be decoded: its class Language"):
+        decoder(other, 3)

@@ -13,13 +13,14 @@ from trainer.data.tokenizer import PAD_ID
 from trainer.errors import UsageError
 from trainer.inference import decoding
 from trainer.inference import model_card
-from trainer.inference import sampling
 from trainer.models import language_model
 
 FORMATS = ("saved_model", "keras", "onnx")
 
 
-def export(trained, export_dir, format="saved_model", evaluations=None, command=None):
+def export(
+    trained, export_dir, export_format="saved_model", evaluations=None, command=None
+) -> pathlib.Path:
     """Writes a model, its vocabulary and its card into a new folder.
 
     It is written aside and renamed: a kill leaves no half export under the name.
@@ -27,9 +28,9 @@ def export(trained, export_dir, format="saved_model", evaluations=None, command=
     Args:
         trained: a `trained_model.TrainedModel`.
         export_dir: folder to make.
-        format: "saved_model": a TensorFlow SavedModel, see `signatures`. "keras": a
-            .keras file without the optimizer; loading it takes this package. "onnx":
-            logits of whole rows; takes the packages tf2onnx and onnx.
+        export_format: "saved_model": a TensorFlow SavedModel, see `signatures`.
+            "keras": a .keras file without the optimizer; loading it takes this package.
+            "onnx": logits of whole rows; takes the packages tf2onnx and onnx.
         evaluations: {split: `evaluation.Evaluation`} for the card.
         command: that made the export, for the card.
 
@@ -37,22 +38,23 @@ def export(trained, export_dir, format="saved_model", evaluations=None, command=
         The folder's path.
 
     Raises:
-        UsageError: the folder is there and not empty, or this backend or machine
-            cannot write the format.
+        UsageError: the folder is there and not empty, this backend or machine cannot
+            write the format, or a SavedModel is asked of a model that cannot be
+            decoded.
     """
-    check(export_dir, format)
+    check(export_dir, export_format, trained.model)
     target = pathlib.Path(export_dir)
     write = {
         "saved_model": _write_saved_model,
         "keras": _write_keras,
         "onnx": _write_onnx,
-    }[format]
+    }[export_format]
     partial = target.with_name(f"partial-{target.name}")
     shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
     partial.mkdir(parents=True)
     try:
         write(trained, partial)
-        card = model_card.text(trained, format, evaluations or {}, command)
+        card = model_card.text(trained, export_format, evaluations or {}, command)
         (partial / "README.md").write_text(card, encoding="utf-8")
         os.replace(partial, target)
     finally:
@@ -60,66 +62,81 @@ def export(trained, export_dir, format="saved_model", evaluations=None, command=
     return target
 
 
-def check(export_dir, format):
-    """Refuses what `export` would refuse, before the work."""
+def check(export_dir, export_format, model=None):
+    """Refuses what `export` would refuse, before the work.
+
+    Args:
+        export_dir, export_format: as `export` takes them.
+        model: that is to be exported; None: not loaded yet.
+
+    Raises:
+        UsageError: see `export`.
+    """
+    if export_format not in FORMATS:
+        raise UsageError(
+            f"unknown format {export_format!r}. Known: {', '.join(FORMATS)}"
+        )
     target = pathlib.Path(export_dir)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise UsageError(f"--export_dir={target} is there already: name a new folder")
-    if format == "saved_model" and keras.backend.backend() != "tensorflow":
+    if export_format != "saved_model":
+        return
+    if keras.backend.backend() != "tensorflow":
         raise UsageError(
             "a SavedModel is written by TensorFlow: run et-exporter with "
             "KERAS_BACKEND=tensorflow. It reads checkpoints of every backend"
         )
+    if model is not None:
+        language_model.check(model, decodes=True)
 
 
-def any_length(model):
-    """A model of the same weights for rows of every length."""
-    config = model.get_config()
-    for layer in config["layers"]:
-        if layer["class_name"] == "InputLayer":
-            layer["config"]["batch_shape"] = (None, None)
-    return _twin(model, config)
-
-
-def _twin(model, config):
-    """A model of the same weights, without an optimizer."""
-    twin = keras.Model.from_config(config)
-    twin.set_weights(model.get_weights())
-    return twin
-
-
-def signatures(model, max_length):
-    """The functions of the SavedModel, by name, and what holds their variables.
+def signatures(model, max_length) -> dict:
+    """Returns the functions of the SavedModel by name.
 
     score: ids (B, T) -> nats (B, T), -log p of each token; 0 for padding.
-    next_token_logits: ids (B, T) -> logits (B, V) of the token after each row.
-    generate: ids (B, P), length, temperature, top_k, seed -> ids (B, length).
+    next_token_logits: ids (B, P) -> logits (B, V) of the token after each row.
+    generate: ids (B, P), length, temperature, top_k, seed -> ids (B, L), the tokens
+        after each row, EOS included, then 0; L is the smaller of length and max_length.
+    serving_default: next_token_logits. It is what a server runs that was told no name:
+        the model's own answer, from which the others can be had.
 
-    Ids are int32 of sentences, filled up with 0 at the right. EOS, 1, ends a sentence;
-    what is scored should have it, what is continued should not. A temperature of 0
-    takes the most likely token; top_k=0 draws from all.
+    Ids are int32 of sentences; 0 is padding and may stand on either side. EOS, 1, ends
+    a sentence: what is scored should have it, what is continued should not. A row has
+    at most max_length tokens to be scored, and fewer to be continued; others are
+    refused (InvalidArgumentError), as is a temperature or length below 0. A row may be
+    empty: a sentence starts. A temperature of 0 takes the most likely token; top_k=0
+    draws from all.
     """
     import tensorflow as tf
 
-    twin = any_length(model)
-    scores = language_model.scoring_model(twin, None)
-    embedding, hidden = language_model.output_embedding(twin)
-    states = keras.Model(twin.inputs, hidden)
-    cached = decoding.CachedModel(twin)
+    scores = language_model.scoring_model(model, None)
     ids = tf.TensorSpec((None, None), tf.int32, name="ids")
+
+    def check_length(lengths, most):
+        tf.debugging.assert_less_equal(
+            lengths,
+            most,
+            f"a row has more than {most} tokens; rows of the model have {max_length}",
+        )
 
     @tf.function(input_signature=[ids])
     def score(ids):
-        return {"nats": scores(ids, training=False)[0]}
+        ids = tf.pad(ids, [[0, 0], [0, 1]])  # so that no row is without a slot
+        real = tf.not_equal(ids, PAD_ID)
+        check_length(tf.reduce_sum(tf.cast(real, tf.int32), axis=1), max_length)
+        # The model's rows have their padding at the right.
+        width = tf.shape(ids)[1]
+        slots = tf.range(width)[None]
+        order = tf.argsort(tf.where(real, slots, slots + width), axis=1)
+        nats, _ = scores(tf.gather(ids, order, batch_dims=1), training=False)
+        nats = tf.gather(nats, tf.argsort(order, axis=1), batch_dims=1)
+        return {"nats": nats[:, :-1]}
 
     @tf.function(input_signature=[ids])
     def next_token_logits(ids):
-        lengths = ops.sum(ops.cast(ops.not_equal(ids, PAD_ID), "int32"), axis=-1)
-        row = ops.pad(ids, ((0, 0), (0, 1)), constant_values=PAD_ID)
-        h = states(row, training=False)
-        h = ops.take_along_axis(h, lengths[:, None, None], axis=1)
-        logits = ops.cast(embedding(h, reverse=True)[:, 0], "float32")
-        return {"logits": sampling.real_tokens(logits)}
+        prompts = decoding.Prompts(ids, 0, max_length)
+        check_length(prompts.lengths, max_length - 1)
+        return {"logits": prompts.first_logits(model)[0]}
 
     def scalar(name, dtype):
         return tf.TensorSpec((), dtype, name=name)
@@ -134,21 +151,28 @@ def signatures(model, max_length):
         ]
     )
     def generate(ids, length, temperature, top_k, seed):
+        check_length(decoding.Prompts(ids, 0, max_length).lengths, max_length - 1)
+        for x, name in ((length, "length"), (temperature, "temperature")):
+            tf.debugging.assert_non_negative(x, f"{name} must be 0 or more")
         out = decoding.generate(
-            cached, ids, length, max_length, temperature, top_k, seed=seed
+            model, ids, length, max_length, temperature, top_k, seed=seed
         )
         return {"ids": out}
 
-    functions = (score, next_token_logits, generate)
-    return {f.python_function.__name__: f for f in functions}, twin.variables
+    return {
+        "score": score,
+        "next_token_logits": next_token_logits,
+        "generate": generate,
+        "serving_default": next_token_logits,
+    }
 
 
 def _write_saved_model(trained, folder):
     import tensorflow as tf
 
-    functions, variables = signatures(trained.model, trained.max_length)
+    functions = signatures(trained.model, trained.max_length)
     module = tf.Module()
-    module.held = [v.value for v in variables]
+    module.held = [v.value for v in trained.model.variables]
     # Under its own name in assets/, so that a server finds it without asking.
     vocabulary = folder / "tokenizer.model"
     vocabulary.write_bytes(trained.processor.serialized_model_proto())
@@ -163,14 +187,22 @@ def _write_saved_model(trained, folder):
 
 def _write_keras(trained, folder):
     # `include_optimizer=False` would leave out its state alone.
-    _twin(trained.model, trained.model.get_config()).save(folder / "model.keras")
+    model = type(trained.model).from_config(trained.model.get_config())
+    model.set_weights(trained.model.get_weights())
+    model.save(folder / "model.keras")
     _write_vocabulary(trained, folder)
 
 
 def _write_onnx(trained, folder):
     trained.model(ops.zeros((1, trained.max_length), "int32"))  # Keras asks for a call
+    rows = keras.InputSpec("int32", (None, trained.max_length), name="targets")
     try:
-        trained.model.export(str(folder / "model.onnx"), format="onnx", verbose=False)
+        trained.model.export(
+            str(folder / "model.onnx"),
+            format="onnx",
+            verbose=False,
+            input_signature=[rows],
+        )
     except (ImportError, AttributeError) as error:
         raise UsageError(
             f"Keras could not write ONNX here: {error}. It takes "

@@ -1,5 +1,6 @@
 """An export answers with the model's figures where there is TensorFlow alone."""
 
+import functools
 import json
 import os
 import subprocess
@@ -18,6 +19,8 @@ needs_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="a SavedModel is TensorFlow's"
 )
 
+
+PROMPTS = np.array([[5, 9, 4, 0], [7, 0, 0, 0], [4, 4, 6, 8]], "int32")
 
 # Keras and ours cannot be imported: what answers is TensorFlow alone.
 _ALONE = """
@@ -38,24 +41,42 @@ import tensorflow as tf
 folder, arrays = sys.argv[1:]
 given = np.load(arrays)
 model = tf.saved_model.load(folder)
-nats = model.signatures["score"](ids=tf.constant(given["rows"]))["nats"]
-prompts = tf.constant(given["prompts"])
-logits = model.signatures["next_token_logits"](ids=prompts)["logits"]
 
-def generate(**settings):
-    settings = dict(length=20, temperature=0.0, top_k=0, seed=0) | settings
+def call(name, ids, **settings):
+    if name == "generate":
+        settings = dict(length=20, temperature=0.0, top_k=0, seed=0) | settings
     kinds = dict(length=tf.int32, temperature=tf.float32, top_k=tf.int32, seed=tf.int32)
     settings = {k: tf.constant(v, kinds[k]) for k, v in settings.items()}
-    return model.signatures["generate"](ids=prompts, **settings)["ids"].numpy().tolist()
+    try:
+        (found,) = model.signatures[name](ids=tf.constant(ids), **settings).values()
+    except tf.errors.InvalidArgumentError as error:
+        return str(error)
+    return found.numpy().tolist()
 
+def on_every_side(name, ids):
+    # A row without padding, with it at the right, at the left, between.
+    ids, zeros = ids.tolist(), [0] * 3
+    rows = ids, ids + zeros, zeros + ids, ids[:2] + zeros + ids[2:]
+    return [call(name, np.array([row], "int32"))[0] for row in rows]
+
+prompts, full = given["prompts"], np.full((1, 32), 5, "int32")
+empty = np.zeros((2, 0), "int32"), np.zeros((2, 3), "int32")
 print(json.dumps({
-    "nats": float(np.sum(nats, dtype="f8")),
-    "first": nats.numpy()[:2].tolist(),
-    "logits": logits.numpy().tolist(),
-    "greedy": generate(),
-    "drawn": [generate(temperature=1.0, top_k=k, seed=s)
+    "nats": float(np.sum(call("score", given["rows"]), dtype="f8")),
+    "logits": call("next_token_logits", prompts),
+    "greedy": call("generate", prompts),
+    "drawn": [call("generate", prompts, temperature=1.0, top_k=k, seed=s)
               for k, s in ((0, 1), (0, 1), (0, 2), (1, 3))],
-    "short": generate(length=3),
+    "short": call("generate", prompts, length=3),
+    "longest": call("generate", prompts, length=100_000),
+    "refused": [call("generate", prompts, temperature=t) for t in (-1.0, float("nan"))],
+    "names": sorted(model.signatures),
+    "default": call("serving_default", prompts),
+    "sides": {n: on_every_side(n, given["scored"]) for n in model.signatures},
+    "second": call("generate", np.array([[9, 9, 1, *given["scored"]]], "int32"))[0],
+    "empty": {n: [call(n, ids) for ids in empty] for n in model.signatures},
+    "full": {n: call(n, full) for n in model.signatures},
+    "longer": {n: call(n, np.full((1, 40), 5, "int32")) for n in model.signatures},
 }))
 """
 
@@ -67,9 +88,13 @@ def answers(saved_model, data_dir, trained, tmp_path_factory):
         for bucket in batches.buckets(data_dir, trained.description, "dev")
         for i in range(len(bucket))
     ]
-    prompts = np.array([[5, 9, 4, 0], [7, 0, 0, 0], [4, 4, 6, 8]], "int32")
     arrays = tmp_path_factory.mktemp("arrays") / "given.npz"
-    np.savez(arrays, rows=np.array(rows, "int32"), prompts=prompts)
+    np.savez(
+        arrays,
+        rows=np.array(rows, "int32"),
+        prompts=PROMPTS,
+        scored=np.array([6, 4, 9, 5], "int32"),
+    )
     process = subprocess.run(
         [sys.executable, "-c", _ALONE, str(saved_model), str(arrays)],
         capture_output=True,
@@ -78,39 +103,94 @@ def answers(saved_model, data_dir, trained, tmp_path_factory):
         cwd=arrays.parent,
     )
     assert process.returncode == 0, process.stderr
-    return prompts, json.loads(process.stdout.splitlines()[-1])
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def next_logits(trained, ids):
+    """Those of the whole model."""
+    row = np.zeros((1, 32), "int32")
+    row[0, : len(ids)] = ids
+    return trained.model.predict_on_batch(row)[0, len(ids)]
 
 
 @needs_tensorflow
 def test_scores_are_those_of_the_evaluation(answers, dev):
-    np.testing.assert_allclose(answers[1]["nats"], dev.nats, rtol=1e-5)
+    np.testing.assert_allclose(answers["nats"], dev.nats, rtol=1e-5)
 
 
 @needs_tensorflow
 def test_next_token_logits_are_the_models(answers, trained):
-    prompts, found = answers
-    for prompt, logits in zip(prompts, found["logits"]):
-        row = np.zeros((1, 32), "int32")
-        row[0, :4] = prompt
-        expected = trained.model.predict_on_batch(row)[0, np.sum(prompt > 0)]
+    for prompt, logits in zip(PROMPTS, answers["logits"]):
+        expected = next_logits(trained, prompt[prompt > 0])
         np.testing.assert_allclose(logits[1:], expected[1:], atol=1e-4)
 
 
 @needs_tensorflow
+def test_the_signature_without_a_name_gives_the_next_token(answers):
+    names = ["generate", "next_token_logits", "score", "serving_default"]
+    assert answers["names"] == names
+    assert answers["default"] == answers["logits"]
+
+
+@needs_tensorflow
 def test_the_graph_generates_what_python_does(answers, trained):
-    prompts, found = answers
     greedy = decoding.Decoder(
-        trained.model,
-        32,
-        20,
-        lambda *a, **k: decoding.generate(*a, temperature=0, **k),
+        trained.model, 32, 20, functools.partial(decoding.generate, temperature=0)
     )
-    expected = greedy([p[p > 0].tolist() for p in prompts]).tolist()
-    assert found["greedy"] == expected
-    assert found["short"] == [row[:3] for row in expected]
-    first, again, other, most_likely = found["drawn"]
+    expected = greedy([p[p > 0].tolist() for p in PROMPTS]).tolist()
+    assert answers["greedy"] == expected
+    assert answers["short"] == [row[:3] for row in expected]
+    assert [len(row) for row in answers["longest"]] == [32] * 3
+    assert [row[:20] for row in answers["longest"]] == expected
+    first, again, other, most_likely = answers["drawn"]
     assert first == again != other
     assert most_likely == expected  # top_k=1
+
+
+@needs_tensorflow
+def test_padding_on_every_side_is_no_token(answers):
+    sides = answers["sides"]
+    nats, right, left, between = sides.pop("score")
+    assert min(nats) > 0
+    np.testing.assert_allclose(right, nats + [0] * 3, rtol=1e-5)
+    np.testing.assert_allclose(left, [0] * 3 + nats, rtol=1e-5)
+    np.testing.assert_allclose(between, nats[:2] + [0] * 3 + nats[2:], rtol=1e-5)
+    for name, (alone, *others) in sides.items():
+        for other in others:
+            np.testing.assert_allclose(other, alone, atol=1e-5, err_msg=name)
+
+
+@needs_tensorflow
+def test_a_sentence_that_has_ended_changes_nothing(answers):
+    assert answers["second"] == answers["sides"]["generate"][0]
+
+
+@needs_tensorflow
+def test_an_empty_prompt_starts_a_sentence(answers, trained):
+    narrow, wide = answers["empty"]["score"]
+    assert (narrow, wide) == ([[], []], [[0] * 3] * 2)
+    expected = next_logits(trained, [])
+    for name in ("next_token_logits", "serving_default"):
+        for logits in np.reshape(answers["empty"][name], (4, -1)):
+            np.testing.assert_allclose(logits[1:], expected[1:], atol=1e-4)
+    narrow, wide = answers["empty"]["generate"]
+    assert narrow == wide
+    assert narrow[0][0] == np.argmax(expected[1:]) + 1
+
+
+@needs_tensorflow
+def test_a_row_without_room_is_an_error(answers):
+    full, longer = answers["full"], answers["longer"]
+    assert np.shape(full.pop("score")) == (1, 32)
+    assert "a row has more than 32 tokens" in longer.pop("score")
+    for error in [*full.values(), *longer.values()]:
+        assert "a row has more than 31 tokens; rows of the model have 32" in error
+
+
+@needs_tensorflow
+def test_a_temperature_that_is_none_is_an_error(answers):
+    for error in answers["refused"]:
+        assert "temperature must be 0 or more" in error
 
 
 @needs_tensorflow
@@ -131,14 +211,13 @@ def test_the_export_is_complete(saved_model, trained, dev):
         assert fact in card, fact
 
 
-@needs_tensorflow
 def test_an_export_that_fails_leaves_nothing(trained, tmp_path, monkeypatch):
     def fail(*args):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(exporting.model_card, "text", fail)
     with pytest.raises(KeyboardInterrupt):
-        exporting.export(trained, tmp_path / "1")
+        exporting.export(trained, tmp_path / "1", "keras")
     assert not list(tmp_path.iterdir())
 
 
@@ -149,14 +228,20 @@ def test_a_folder_in_use_is_refused(saved_model, trained):
 
 
 def test_keras_format_is_the_model_without_the_optimizer(trained, tmp_path):
-    folder = exporting.export(trained, tmp_path / "k", format="keras")
+    folder = exporting.export(trained, tmp_path / "k", "keras")
     again = keras.saving.load_model(folder / "model.keras")
     assert not again.compiled
     row = np.full((1, 32), 3, "int32")
     np.testing.assert_allclose(
         again.predict_on_batch(row), trained.model.predict_on_batch(row), rtol=1e-5
     )
-    assert "model.keras" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "model.keras" in card and "import trainer.models.transformer " in card
+
+
+def test_an_unknown_format_is_refused(trained, tmp_path):
+    with pytest.raises(UsageError, match="unknown format 'tflite'. Known: saved_model"):
+        exporting.export(trained, tmp_path / "t", "tflite")
 
 
 @pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")
@@ -165,10 +250,10 @@ def test_onnx_is_written_or_says_what_it_takes(trained, tmp_path):
         import onnxruntime
     except ImportError:
         with pytest.raises(UsageError, match="pip install"):
-            exporting.export(trained, tmp_path / "o", format="onnx")
+            exporting.export(trained, tmp_path / "o", "onnx")
         assert not list(tmp_path.iterdir())
         return
-    folder = exporting.export(trained, tmp_path / "o", format="onnx")
+    folder = exporting.export(trained, tmp_path / "o", "onnx")
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     row = np.full((1, 32), 3, "int32")
     (logits,) = session.run(None, {session.get_inputs()[0].name: row})

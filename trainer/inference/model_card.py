@@ -21,16 +21,19 @@ more = model.signatures["generate"](
 print(vocabulary.decode([int(i) for i in more[0] if i > 1]))
 ```
 
-Ids are int32. A batch is filled up with 0 at the right; 1 ends a sentence. `score`
-gives nats (-log p) of each token, `generate` the tokens that follow.""",
+Ids are int32. A batch is filled up with 0; 1 ends a sentence. `score` gives nats
+(-log p) of each token, for rows of at most {max_length} tokens. `next_token_logits`,
+which is also `serving_default`, gives the logits of the token that follows, `generate`
+the tokens that follow, for rows of fewer; an empty row asks for a sentence's start.""",
     "keras": """\
 ```python
 import keras
-import trainer.models.transformer  # the layers
+import {module}  # the model's class
 model = keras.saving.load_model("FOLDER/model.keras")
 ```
 
-It maps rows of {max_length} token ids to the logits of each from those before it.""",
+It maps rows of token ids to the logits of each from those before it. It was trained on
+rows of at most {max_length}.""",
     "onnx": """\
 ```python
 import onnxruntime
@@ -41,15 +44,18 @@ It maps rows of {max_length} token ids to the logits of each from those before i
 }
 
 
-def text(trained, format, evaluations, command):
-    """Markdown.
+def text(trained, export_format, evaluations, command) -> str:
+    """Returns the card as Markdown.
 
     Args:
         trained: a `trained_model.TrainedModel`.
-        format: of `exporting.FORMATS`.
+        export_format: of `exporting.FORMATS`.
         evaluations: {split: `evaluation.Evaluation`}.
         command: that made the export, or None.
     """
+    use = _USE[export_format].format(
+        max_length=trained.max_length, module=type(trained.model).__module__
+    )
     optimizer = optimizer_state.inner(trained.model.optimizer)
     scalars = optimizer_state.state_scalars(optimizer)
     parameters = trained.model.count_params()
@@ -77,7 +83,7 @@ rows of {trained.max_length} tokens, {config["dtype"]}. Step
 
 ## Use
 
-{_USE[format].format(max_length=trained.max_length)}
+{use}
 
 ## Held-out text
 

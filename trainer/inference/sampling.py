@@ -1,18 +1,22 @@
-"""Which token comes next: the most likely one, or a draw.
+"""Picks the next token: the most likely one, or a draw.
 
-Arguments may be numbers or tensors, so that a graph can take them as inputs.
+Settings may be numbers or tensors, so that a graph can take them as inputs. Numbers are
+checked.
 Shapes: B rows, V vocabulary.
 """
+
+import math
 
 import keras
 from keras import ops
 
 from trainer.data.tokenizer import PAD_ID
+from trainer.errors import UsageError
 from trainer.models import noise
 
 
 def pick(logits, temperature, top_k, top_p, seed):
-    """Draws a token for each row from softmax(logits / temperature).
+    """Returns a token for each row, drawn from softmax(logits / temperature).
 
     Args:
         logits: (B, V).
@@ -25,7 +29,13 @@ def pick(logits, temperature, top_k, top_p, seed):
 
     Returns:
         (B,) int32 ids.
+
+    Raises:
+        UsageError: a number is out of its range.
     """
+    check("temperature", temperature, lambda x: 0 <= x < math.inf, "0 or more")
+    check("top_k", top_k, lambda x: x >= 0, "0 or more")
+    check("top_p", top_p, lambda x: 0 < x <= 1, "above 0 and at most 1")
     greedy = ops.cast(ops.argmax(logits, axis=-1), "int32")
     if _is(temperature, 0):
         return greedy
@@ -38,8 +48,21 @@ def pick(logits, temperature, top_k, top_p, seed):
     return ops.where(ops.cast(temperature, "float32") > 0, drawn, greedy)
 
 
+def check(name, value, allowed, expected):
+    """Refuses a number that is out of its range; a tensor's value is not known yet.
+
+    Args:
+        name: of the argument.
+        value: of the argument.
+        allowed: whether a number is in the range; false for nan.
+        expected: the range, in words.
+    """
+    if isinstance(value, int | float) and not allowed(value):
+        raise UsageError(f"{name} must be a number, {expected}. Got {value}")
+
+
 def real_tokens(logits):
-    """Logits without padding, which is not a token."""
+    """Returns logits that no draw takes padding from, which is not a token."""
     vocab_size = logits.shape[-1]
     return ops.where(ops.arange(vocab_size) == PAD_ID, -1e9, logits)
 

@@ -1,8 +1,9 @@
-"""What is trained and what scores: models that share a language model's weights.
+"""The interface of a language model, and the models that train and score it.
 
-A language model maps (B, T) token ids to (B, T, V) logits, and ends with a
-`ReversibleEmbedding` called in reverse. Training and scoring need the loss of each
-token, not its V logits: they take the hidden states in front of that layer.
+A user's model is a subclass of `LanguageModel`. Training, scoring, decoding and export
+use nothing of a model but what that class names.
+
+Shapes: B rows, T tokens a row, D hidden size, V vocabulary, S slots of a cache.
 """
 
 import keras
@@ -13,19 +14,122 @@ from trainer.errors import UsageError
 from trainer.models import losses
 
 
-def output_embedding(model):
-    """The layer that makes the logits, and the hidden states (B, T, D) it gets.
+class LanguageModel(keras.Model):
+    """Maps (B, T) token ids to (B, T, V) logits; every registered model is one.
+
+    logits = hidden @ transpose(E)
+
+    where
+        hidden: states, (B, T, D). Those at t predict token t, so that they may follow
+            from the tokens of its sentence before t alone. A row holds sentences,
+            each closed by EOS, then padding; `transformer.PackedRow` keeps them apart.
+        E: the output embedding, (V, D).
+
+    A subclass builds `hidden` from `row` by Keras' functional API in its `__init__`,
+    ends it with `super().__init__`, and returns the arguments of its `__init__` from
+    `get_config`. It is registered with `keras.saving.register_keras_serializable`, so
+    that its checkpoints can be loaded, and a function of (hparams, vocab_size,
+    max_length) that returns it with `registry.models.register`. That is enough to
+    train and to score. `empty_cache` and `decode` let it be sampled from and exported.
+
+    Args:
+        row: symbolic token ids, `keras.Input((None,), dtype="int32")`. Their number is
+            open: T is at most max_length in training, and other numbers come later.
+        hidden: symbolic states, (B, T, D).
+        embedding: the `keras.layers.ReversibleEmbedding` whose `embeddings` are E. It
+            may embed the inputs too.
+        name: of the model.
+
+    Attributes:
+        hidden, embedding: as given.
+        remat: whether training computes parts of the model again for the gradient, to
+            save memory; False by default. Models that can do so read it.
 
     Raises:
-        UsageError: the model ends with another layer.
+        UsageError: the model would be trained by other logits than it returns, or T is
+            fixed.
     """
-    layer, node_index, _ = model.outputs[0]._keras_history
-    if not isinstance(layer, keras.layers.ReversibleEmbedding):
+
+    remat = False
+
+    def __init__(self, row, hidden, embedding, name=None, **kwargs):
+        if row.shape[1] is not None:
+            raise UsageError(
+                f"model {name!r} takes rows of {row.shape[1]} tokens alone: give it "
+                'rows of any length, keras.Input((None,), dtype="int32")'
+            )
+        if not isinstance(embedding, keras.layers.ReversibleEmbedding):
+            raise UsageError(
+                f"the output embedding of model {name!r} must be a keras.layers."
+                f"ReversibleEmbedding. Got {type(embedding).__name__} "
+                f"{embedding.name!r}"
+            )
+        if not embedding.tie_weights or embedding.logit_soft_cap is not None:
+            raise UsageError(
+                f"the output embedding of model {name!r} must have tie_weights=True "
+                "and logit_soft_cap=None. Other weights for the inputs are another "
+                "layer"
+            )
+        super().__init__(row, embedding(hidden, reverse=True), name=name, **kwargs)
+        self.hidden = hidden
+        self.embedding = embedding
+
+    def empty_cache(self, rows, slots):
+        """Returns what `decode` keeps of the tokens so far, before the first one.
+
+        Args:
+            rows: B.
+            slots: S, tokens that can be kept.
+
+        Returns:
+            A structure (lists, tuples, dicts) of tensors whose first axis is B. The
+            shapes and dtypes of them stay the same from call to call of `decode`.
+        """
+        raise NotImplementedError
+
+    def decode(self, tokens, positions, mask, cache, at):
+        """Returns the states of T further tokens, from theirs and those in the cache.
+
+        Token number i of the T goes into slot `at` + i. A slot is used again when its
+        token is too old to be seen. A model whose cache has no slots, such as a
+        recurrent one, starts anew where a position is 0.
+
+        Args:
+            tokens: (B, T) ids that the states follow: token t - 1 where the states
+                predict token t, and EOS where they predict the first of a sentence.
+            positions: (B, T), tokens of the sentence before each: 0 at its start, and
+                in slots before that, which hold padding.
+            mask: (B, T, S), true where a token may see a slot.
+            cache: of `empty_cache` or of the call before.
+            at: slot of the first of the T tokens; T > 1 only in the first call.
+
+        Returns:
+            States, (B, T, D), as `hidden` has them, and the cache with these tokens.
+        """
+        raise NotImplementedError
+
+
+def check(model, decodes=False):
+    """Refuses what is no `LanguageModel`.
+
+    Args:
+        model: a Keras model.
+        decodes: whether `decode` and `empty_cache` are needed, too.
+
+    Raises:
+        UsageError: it is none, or it does not define them.
+    """
+    kind = type(model).__name__
+    if not isinstance(model, LanguageModel):
         raise UsageError(
-            f"a language model must end with a ReversibleEmbedding called in reverse. "
-            f"Model {model.name!r} ends with {layer.name!r}, a {type(layer).__name__}"
+            f"model {model.name!r} is a {kind}: a language model is a subclass of "
+            "trainer.models.language_model.LanguageModel"
         )
-    return layer, layer._inbound_nodes[node_index].input_tensors[0]
+    if decodes and type(model).decode is LanguageModel.decode:
+        raise UsageError(
+            f"model {model.name!r} cannot be decoded: its class {kind} does not define "
+            "`decode` and `empty_cache`, which trainer.models.language_model documents"
+        )
 
 
 def training_model(model, label_smoothing, tokens):
@@ -46,35 +150,30 @@ def scoring_model(model, tokens):
 
 
 def _ending_with(last_layer, model):
-    _, hidden = output_embedding(model)
-    row = model.inputs[0]
-    return keras.Model(row, last_layer(hidden, row), name=last_layer.name)
+    (row,) = model.inputs
+    return keras.Model(row, last_layer(model.hidden, row), name=last_layer.name)
 
 
 class _Ending(keras.layers.Layer):
-    """Holds the embedding, and cuts a batch of at most `tokens` into chunks."""
+    """Holds the output embedding, and cuts a batch of at most `tokens` into chunks."""
 
     def __init__(self, model, tokens, **kwargs):
         super().__init__(dtype="float32", **kwargs)
-        self._embedding, _ = output_embedding(model)
+        check(model)
+        self._embedding = model.embedding
         vocab_size = self._embedding.input_dim
-        self._padding = None  # tokens of a batch -> tokens that fill up its chunks
         if tokens is None:
             self._chunk = losses.largest_chunk(vocab_size)
-            self._padding = lambda count: -count % self._chunk
-            return
-        number, size = losses.chunks(tokens, vocab_size)
-        self._chunk = None if number == 1 else size
-        # Batches of the unpacked form have fewer tokens, each its own number.
-        if model.input_shape[1] is None or number * size > tokens:
-            self._padding = lambda count: number * size - count
+        else:
+            number, size = losses.chunks(tokens, vocab_size)
+            self._chunk = None if number == 1 else size
 
     def _flat(self, hidden, row):
         """(n, D) hidden states, (V, D) embeddings, (n,) labels; n fills the chunks."""
         hidden = ops.reshape(ops.cast(hidden, "float32"), (-1, hidden.shape[-1]))
         labels = ops.reshape(row, (-1,))
-        if self._padding:
-            missing = self._padding(ops.shape(labels)[0])
+        if self._chunk:
+            missing = -ops.shape(labels)[0] % self._chunk
             hidden = ops.pad(hidden, ((0, missing), (0, 0)))
             labels = ops.pad(labels, ((0, missing),), constant_values=PAD_ID)
         embeddings = ops.convert_to_tensor(self._embedding.embeddings)
@@ -111,7 +210,5 @@ class _Scores(_Ending):
         hidden, embeddings, labels = self._flat(hidden, row)
         scores = losses.chunked_token_scores(hidden, embeddings, labels, self._chunk)
         real = ops.cast(ops.not_equal(row, PAD_ID), "float32")
-        if self._padding:
-            count = ops.shape(ops.reshape(row, (-1,)))[0]
-            scores = (s[:count] for s in scores)
-        return tuple(ops.reshape(s, ops.shape(row)) * real for s in scores)
+        count = ops.shape(ops.reshape(row, (-1,)))[0]
+        return tuple(ops.reshape(s[:count], ops.shape(row)) * real for s in scores)

@@ -70,9 +70,7 @@ def test_rematerialization_changes_nothing(hparams):
     found = []
     for remat in (False, True):
         model = transformer(hparams)
-        for layer in model.layers:
-            if hasattr(layer, "remat"):
-                layer.remat = remat
+        model.remat = remat
         trained = language_model.training_model(model, 0.0, TOKENS)
         x = rows()
         found.append(steps(trained, x))
@@ -81,12 +79,32 @@ def test_rematerialization_changes_nothing(hparams):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_another_ending_is_refused():
-    inputs = keras.Input((LENGTH,), dtype="int32")
+def test_another_kind_of_model_is_refused():
+    inputs = keras.Input((None,), dtype="int32")
     x = keras.layers.Embedding(VOCAB, 8)(inputs)
-    model = keras.Model(inputs, keras.layers.Dense(VOCAB, name="logits")(x))
-    with pytest.raises(UsageError, match="must end with a Rev.*'logits', a Dense"):
+    model = keras.Model(inputs, keras.layers.Dense(VOCAB)(x), name="mine")
+    with pytest.raises(UsageError, match="'mine' is a Functional: a language model is"):
         language_model.training_model(model, 0.0, TOKENS)
+
+
+@pytest.mark.parametrize(
+    "length, embedding, message",
+    [
+        (LENGTH, {}, "'mine' takes rows of 16 tokens alone: give it rows of"),
+        (None, {"tie_weights": False}, "'mine' must have tie_weights=True"),
+        (None, {"logit_soft_cap": 30.0}, "'mine' must have tie_weights=True"),
+        (None, None, "'mine' must be a keras.layers.Rev.* Got Embedding"),
+    ],
+)
+def test_other_logits_than_those_trained_are_refused(length, embedding, message):
+    row = keras.Input((length,), dtype="int32")
+    hidden = keras.layers.Embedding(VOCAB, 8)(row)
+    if embedding is None:
+        layer = keras.layers.Embedding(VOCAB, 8)
+    else:
+        layer = keras.layers.ReversibleEmbedding(VOCAB, 8, **embedding)
+    with pytest.raises(UsageError, match=message):
+        language_model.LanguageModel(row, hidden, layer, name="mine")
 
 
 _PEAKS = """
@@ -103,9 +121,7 @@ hparams = HParams(
     num_hidden_layers=layers, hidden_size=64, filter_size=256, num_heads=2,
 )
 model = registry.models.get("transformer_lm")(hparams, vocab_size, 256)
-for layer in model.layers:
-    if hasattr(layer, "remat"):
-        layer.remat = bool(remat)
+model.remat = bool(remat)
 trained = language_model.training_model(model, 0.1, rows * 256)
 optimizer = catalog.create(hparams, trained.trainable_variables)
 trained.compile(optimizer)

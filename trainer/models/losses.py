@@ -61,21 +61,26 @@ def _smoothed(logsumexp, label, total, above, other):
 
 
 def largest_chunk(vocab_size):
-    """Tokens of a chunk, at most."""
+    """Returns how many tokens of a vocabulary of this size a chunk may hold."""
     return max(1, CHUNK_LOGITS // vocab_size)
 
 
 def chunks(tokens, vocab_size):
-    """(number, size) of the fewest equal chunks within `CHUNK_LOGITS`.
+    """Returns (number, size) of the fewest equal chunks within `CHUNK_LOGITS`.
 
-    number * size >= tokens: what is above is padding.
+    Args:
+        tokens: of the batch.
+        vocab_size: V.
+
+    Returns:
+        Two integers whose product is `tokens` or more: the rest is padding.
     """
     number = math.ceil(tokens / largest_chunk(vocab_size))
     return number, math.ceil(tokens / number)
 
 
 def chunked_cross_entropy(hidden, embeddings, labels, weights, smoothing, chunk=None):
-    """What `SmoothedCrossEntropy` gives, chunk by chunk.
+    """Returns the loss of `SmoothedCrossEntropy`, computed chunk by chunk.
 
     loss = sum_i weights_i * loss_i
 
@@ -89,7 +94,7 @@ def chunked_cross_entropy(hidden, embeddings, labels, weights, smoothing, chunk=
         labels: (n,), integers.
         weights: (n,), float32. No gradient flows to them.
         smoothing: s.
-        chunk: tokens held at a time; it divides n. None: all.
+        chunk: tokens whose logits are held at a time; it divides n. None: all.
 
     Returns:
         A scalar.
@@ -126,10 +131,10 @@ def chunked_cross_entropy(hidden, embeddings, labels, weights, smoothing, chunk=
 
             def add_chunk(i, sums):
                 loss, dh, de = sums
-                h, y, w = (_part(x, i, chunk) for x in (hidden, labels, weights))
-                more, dh_part, de_part = of_chunk(h, embeddings, y, w)
-                dh = ops.slice_update(dh, (i * chunk, 0), dh_part)
-                return loss + more, dh, de + de_part
+                h, y, w = (_chunk_of(x, i, chunk) for x in (hidden, labels, weights))
+                more_loss, its_dh, more_de = of_chunk(h, embeddings, y, w)
+                dh = ops.slice_update(dh, (i * chunk, 0), its_dh)
+                return loss + more_loss, dh, de + more_de
 
             zeros = (ops.zeros(()), ops.zeros_like(hidden), ops.zeros_like(embeddings))
             loss, dh, de = ops.fori_loop(0, _count(labels, chunk), add_chunk, zeros)
@@ -144,9 +149,10 @@ def chunked_cross_entropy(hidden, embeddings, labels, weights, smoothing, chunk=
 
 
 def chunked_token_scores(hidden, embeddings, labels, chunk=None):
-    """Nats of every label, and 1.0 where it is the most likely token; (n,) each.
+    """Returns nats of each label, and 1.0 where it is the most likely token, (n,) each.
 
-    Arguments are those of `chunked_cross_entropy`.
+    Args:
+        hidden, embeddings, labels, chunk: as `chunked_cross_entropy` takes them.
     """
     kernel = ops.transpose(embeddings)
 
@@ -160,16 +166,16 @@ def chunked_token_scores(hidden, embeddings, labels, chunk=None):
         return of_chunk(hidden, labels)
 
     def add_chunk(i, scores):
-        parts = of_chunk(_part(hidden, i, chunk), _part(labels, i, chunk))
+        found = of_chunk(_chunk_of(hidden, i, chunk), _chunk_of(labels, i, chunk))
         return tuple(
-            ops.slice_update(x, (i * chunk,), part) for x, part in zip(scores, parts)
+            ops.slice_update(x, (i * chunk,), new) for x, new in zip(scores, found)
         )
 
     zeros = ops.zeros_like(labels, dtype="float32")
     return ops.fori_loop(0, _count(labels, chunk), add_chunk, (zeros, zeros))
 
 
-def _part(x, i, chunk):
+def _chunk_of(x, i, chunk):
     """Entries i * chunk to (i + 1) * chunk of the first axis."""
     rest = x.shape[1:]
     return ops.slice(x, (i * chunk, *[0] * len(rest)), (chunk, *rest))

@@ -4,7 +4,11 @@ import keras
 
 
 class Drawn(keras.random.SeedGenerator):
-    """A seed that is given, where Keras would draw one: the same noise every time."""
+    """Gives Keras one seed, where it would draw another for every call.
+
+    Args:
+        seed: two integers, shape (2,).
+    """
 
     def __init__(self, seed):
         self._seed = seed
@@ -14,9 +18,14 @@ class Drawn(keras.random.SeedGenerator):
 
 
 def dropout(x, rate, seed):
-    """Dropout with a seed that was drawn before; None: none.
+    """Returns x after dropout by a seed that was drawn before.
 
-    So a block that is computed again has the same noise.
+    A block that is computed again has the same noise again.
+
+    Args:
+        x: a float tensor.
+        rate: share of the entries that become 0.
+        seed: two integers, shape (2,); None: no dropout.
     """
     if seed is None or not rate:
         return x

@@ -16,6 +16,7 @@ from keras import ops
 
 from trainer import registry
 from trainer.data.tokenizer import EOS_ID
+from trainer.models import language_model
 from trainer.models import noise
 
 PACKAGE = "extreme_tensoring_trainer"
@@ -23,10 +24,10 @@ PACKAGE = "extreme_tensoring_trainer"
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class PackedRow(layers.Layer):
-    """Decoder input, attention mask and positions of packed rows."""
+    """Derives decoder input, attention mask and positions from packed rows."""
 
     def call(self, row):
-        """(B, T) ids -> (B, T) input ids, (B, T, T) mask, (B, T) positions."""
+        """Maps (B, T) ids to (B, T) input ids, (B, T, T) mask, (B, T) positions."""
         shifted = ops.concatenate(
             [ops.full_like(row[:, :1], EOS_ID), row[:, :-1]], axis=1
         )
@@ -49,7 +50,7 @@ class TimingSignal(layers.Layer):
     """
 
     def call(self, x, positions):
-        """(B, T, D), (B, T) -> (B, T, D)."""
+        """Maps x (B, T, D) and positions (B, T) to (B, T, D)."""
         half = x.shape[-1] // 2
         step = math.log(10_000) / max(half - 1, 1)
         rates = ops.exp(-step * ops.arange(half, dtype="float32"))
@@ -60,7 +61,12 @@ class TimingSignal(layers.Layer):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class SelfAttention(layers.Layer):
-    """Multi-head dot-product attention without biases."""
+    """Applies multi-head dot-product attention without biases.
+
+    Args:
+        num_heads: H; it divides D.
+        dropout: of the attention weights, in training.
+    """
 
     def __init__(self, num_heads, dropout=0.0, **kwargs):
         super().__init__(**kwargs)
@@ -118,13 +124,20 @@ class SelfAttention(layers.Layer):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Block(layers.Layer):
-    """Pre-norm sub-layers with residuals: attention, then feed-forward.
+    """Applies pre-norm sub-layers with residuals: attention, then feed-forward.
 
     y = x + dropout(attention(norm(x)))
     out = y + dropout(W2 dropout(relu(W1 norm(y) + b1)) + b2)
 
-    With `remat` set, what is inside is computed again for the gradient, and only the
-    input of the block stays in memory.
+    Where `remat` is set, training computes the block again for the gradient, and keeps
+    only its input in memory.
+
+    Args:
+        num_heads: H; it divides D.
+        filter_size: width of the feed-forward layer.
+        dropout: of the output of each sub-layer.
+        attention_dropout: of the attention weights.
+        relu_dropout: inside the feed-forward layer.
     """
 
     remat = False
@@ -172,7 +185,7 @@ class Block(layers.Layer):
         self.ffn_out.build(wide)
 
     def call(self, x, mask, training=None):
-        """(B, T, D), (B, T, T) -> (B, T, D)."""
+        """Maps x (B, T, D) and mask (B, T, T) to (B, T, D)."""
         seeds = [None] * 4
         if training and self._seeds is not None:
             # One draw a step: the generator counts steps, which `training` sets.
@@ -185,7 +198,7 @@ class Block(layers.Layer):
         return keras.remat(block)(x) if training and self.remat else block(x)
 
     def decode(self, x, mask, cache, at):
-        """What `SelfAttention` does with a cache, for the whole block."""
+        """Maps x (B, T, D) to (B, T, D) and the new cache, as `SelfAttention` does."""
         return self._apply(x, mask, cache, at, [None] * 4)
 
     def _apply(self, x, mask, cache, at, seeds):
@@ -207,41 +220,133 @@ class Block(layers.Layer):
         return super().get_config() | {name: getattr(self, name) for name in names}
 
 
+@keras.saving.register_keras_serializable(PACKAGE)
+class TransformerLM(language_model.LanguageModel):
+    """Decoder-only Transformer, its embedding shared by inputs and logits.
+
+    Args:
+        vocab_size: V.
+        num_hidden_layers: blocks.
+        hidden_size: D, even.
+        num_heads, filter_size, attention_dropout, relu_dropout: see `Block`.
+        dropout: of the embeddings and of each block.
+        dtype: policy of the layers. Defaults to Keras' global one.
+        name: of the model.
+    """
+
+    def __init__(
+        self,
+        vocab_size,
+        num_hidden_layers,
+        hidden_size,
+        num_heads,
+        filter_size,
+        dropout=0.0,
+        attention_dropout=0.0,
+        relu_dropout=0.0,
+        dtype=None,
+        name="transformer_lm",
+        **kwargs,
+    ):
+        dtype = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        row = keras.Input((None,), dtype="int32", name="targets")
+        inputs, mask, positions = PackedRow(name="packed_row")(row)
+        embedding = layers.ReversibleEmbedding(
+            vocab_size,
+            hidden_size,
+            embeddings_initializer=keras.initializers.RandomNormal(
+                stddev=hidden_size**-0.5
+            ),
+            reverse_dtype="float32",
+            dtype=dtype,
+            name="embedding",
+        )
+        scale = layers.Rescaling(hidden_size**0.5, dtype=dtype, name="embedding_scale")
+        timing_signal = TimingSignal(dtype=dtype, name="timing_signal")
+        x = timing_signal(scale(embedding(inputs)), positions)
+        x = layers.Dropout(dropout, dtype=dtype, name="embedding_dropout")(x)
+        blocks = []
+        for i in range(num_hidden_layers):
+            blocks.append(
+                Block(
+                    num_heads,
+                    filter_size,
+                    dropout,
+                    attention_dropout,
+                    relu_dropout,
+                    dtype=dtype,
+                    name=f"layer_{i}",
+                )
+            )
+            x = blocks[-1](x, mask)
+        norm = layers.LayerNormalization(epsilon=1e-6, dtype=dtype, name="final_norm")
+        super().__init__(row, norm(x), embedding, name=name, **kwargs)
+        self._scale = scale
+        self._timing_signal = timing_signal
+        self._blocks = blocks
+        self._norm = norm
+        self._settings = {
+            "vocab_size": vocab_size,
+            "num_hidden_layers": num_hidden_layers,
+            "hidden_size": hidden_size,
+            "num_heads": num_heads,
+            "filter_size": filter_size,
+            "dropout": dropout,
+            "attention_dropout": attention_dropout,
+            "relu_dropout": relu_dropout,
+            "dtype": keras.dtype_policies.serialize(dtype),
+        }
+
+    @property
+    def remat(self):
+        """Whether each block is computed again for its gradient."""
+        return self._blocks[0].remat
+
+    @remat.setter
+    def remat(self, value):
+        for block in self._blocks:
+            block.remat = value
+
+    def empty_cache(self, rows, slots):
+        """Returns keys and values of each block, (B, S, H, D/H), all zero."""
+
+        def zeros(block):
+            heads = block.num_heads
+            shape = (rows, slots, heads, self.embedding.output_dim // heads)
+            return ops.zeros(shape, block.compute_dtype)
+
+        return [(zeros(block), zeros(block)) for block in self._blocks]
+
+    def decode(self, tokens, positions, mask, cache, at):
+        """See `LanguageModel.decode`."""
+        x = self._timing_signal(self._scale(self.embedding(tokens)), positions)
+        kept = []
+        for block, keys_and_values in zip(self._blocks, cache):
+            x, keys_and_values = block.decode(x, mask, keys_and_values, at)
+            kept.append(keys_and_values)
+        return self._norm(x), kept
+
+    def get_config(self):
+        return {"name": self.name, "trainable": self.trainable, **self._settings}
+
+
 @registry.models.register
 def transformer_lm(hparams, vocab_size, max_length):
-    """Decoder-only Transformer of Tensor2Tensor's hyperparameters.
+    """Returns a `TransformerLM` of Tensor2Tensor's hyperparameters.
 
     Args:
         hparams: a `trainer.hparams.HParams`.
         vocab_size: V, tokens of the vocabulary.
-        max_length: T, tokens of a row; None for rows of every length.
-
-    Returns:
-        A Keras model from (B, T) token ids to (B, T, V) logits; those at t
-        predict token t from the tokens of its sentence before t.
+        max_length: tokens of the longest row. It has no effect: timing signals are
+            there for every length.
     """
-    size = hparams.hidden_size
-    row = keras.Input((max_length,), dtype="int32", name="targets")
-    inputs, mask, positions = PackedRow(name="packed_row")(row)
-    embedding = layers.ReversibleEmbedding(
+    return TransformerLM(
         vocab_size,
-        size,
-        embeddings_initializer=keras.initializers.RandomNormal(stddev=size**-0.5),
-        reverse_dtype="float32",
-        name="embedding",
+        hparams.num_hidden_layers,
+        hparams.hidden_size,
+        hparams.num_heads,
+        hparams.filter_size,
+        hparams.layer_prepostprocess_dropout,
+        hparams.attention_dropout,
+        hparams.relu_dropout,
     )
-    x = layers.Rescaling(size**0.5, name="embedding_scale")(embedding(inputs))
-    x = TimingSignal(name="timing_signal")(x, positions)
-    x = layers.Dropout(hparams.layer_prepostprocess_dropout)(x)
-    for i in range(hparams.num_hidden_layers):
-        x = Block(
-            hparams.num_heads,
-            hparams.filter_size,
-            hparams.layer_prepostprocess_dropout,
-            hparams.attention_dropout,
-            hparams.relu_dropout,
-            name=f"layer_{i}",
-        )(x, mask)
-    x = layers.LayerNormalization(epsilon=1e-6, name="final_norm")(x)
-    logits = embedding(x, reverse=True)
-    return keras.Model(row, logits, name="transformer_lm")

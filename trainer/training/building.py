@@ -29,9 +29,10 @@ def build(run, description):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(run.dtype)
     try:
-        model = make_model(run.hparams, description.vocab_size, description.row_length)
+        model = make_model(run.hparams, description.vocab_size, description.max_length)
     finally:
         keras.config.set_dtype_policy(before)
+    language_model.check(model)
     if run.warm_start_from:
         _take_weights(model, run, description)
     optimizer = catalog.create(run.hparams, model.trainable_variables)
@@ -52,9 +53,7 @@ def trainable(model, run, tokens):
         run: `Run`.
         tokens: of a batch, at most.
     """
-    for layer in model.layers:
-        if hasattr(layer, "remat"):
-            layer.remat = run.remat
+    model.remat = run.remat
     trained = language_model.training_model(model, run.hparams.label_smoothing, tokens)
     optimizer = model.optimizer
     if run.output_dir:  # TensorBoard shows the norm
