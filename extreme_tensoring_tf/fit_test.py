@@ -9,6 +9,7 @@ import pytest
 from keras import ops
 
 from extreme_tensoring_tf import ExtremeTensoring
+from extreme_tensoring_tf.testing.replicas import two_replicas
 
 BACKEND = keras.backend.backend()
 OPTIMIZERS = {
@@ -97,14 +98,10 @@ def test_a_last_batch_that_is_smaller(name):
 @only_tensorflow
 @pytest.mark.parametrize("name", ["default", "momentum"])
 def test_two_replicas_with_a_sparse_gradient(name):
-    import tensorflow as tf
-
     rng = np.random.default_rng(0)
     x = rng.integers(0, 60, (16, 7))
     y = rng.normal(size=(16, 1)).astype("float32")
-    # conftest.py splits the CPU into two devices.
-    strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
-    with strategy.scope():
+    with two_replicas().scope():
         mirrored = text_model(OPTIMIZERS[name](0.05), 7)
     plain = text_model(OPTIMIZERS[name](0.05), 7)
     for model in (mirrored, plain):

@@ -7,6 +7,8 @@ gradients, for some indices of it. The axis is the last one of its array: the
 vectors of variables of one tensor index are stacked and treated together.
 """
 
+from typing import Any
+
 import numpy as np
 from keras import ops
 
@@ -63,7 +65,7 @@ def outer_sum(terms, fold):
         return None
     if not fold.parts:
         return next(terms)
-    grid = None
+    grid: Any = None
     for axis, part in enumerate(fold.parts):
         values = outer_sum(terms, part)
         if values is None:

@@ -13,6 +13,7 @@ import pytest
 from keras import ops
 
 from extreme_tensoring_tf import ExtremeTensoring
+from extreme_tensoring_tf.testing.replicas import two_replicas
 
 OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
@@ -238,11 +239,7 @@ def test_every_mode_of_tensorflow_agrees(make, outer):
 
 @only_tensorflow
 def test_mirrored_strategy(make):
-    import tensorflow as tf
-
-    # conftest.py splits the CPU into two devices.
-    strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
-    with strategy.scope():
+    with two_replicas().scope():
         mirrored = model(make(0.05))
     plain = model(make(0.05))
     for fitted in (mirrored, plain):

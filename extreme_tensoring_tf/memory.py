@@ -66,9 +66,9 @@ class MemoryReport:
         head += [f"dims ({dims_of})"] if dims_of else []
         rows = [head + names]
         for i, v in enumerate(self.variables):
-            row = [v["name"], "x".join(map(str, v["shape"])) or "scalar"]
+            row = [str(v["name"]), "x".join(map(str, v["shape"])) or "scalar"]
             if dims_of:
-                row.append("x".join(map(str, self._dims(i, dims_of))))
+                row.append("x".join(map(str, self._dims(i, dims_of) or ())))
             scalars = [v["optimizers"][n]["scalars"] for n in names]
             rows.append(row + [f"{s:,}" for s in scalars])
         entries = sum(v["entries"] for v in self.variables)
@@ -158,8 +158,8 @@ def _named_shapes(source):
 
 
 def _itemsize(dtype):
-    name = getattr(dtype, "name", str(dtype))
-    return int(re.search(r"\d+$", name).group()) // 8
+    bits = re.search(r"\d+$", getattr(dtype, "name", str(dtype)))
+    return int(bits.group()) // 8 if bits else 1
 
 
 def _plan(optimizer, named):
@@ -206,10 +206,13 @@ def _tensored(index, shape, width, momentum=False):
 
 
 def _format_bytes(count):
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.3g} {unit}" if unit != "B" else f"{count} B"
+    if count < 1000:
+        return f"{count} B"
+    for unit in ("KB", "MB"):
         count /= 1000
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+    return f"{count / 1000:.3g} GB"
 
 
 def _format_table(rows, left, footer):

@@ -13,6 +13,7 @@ from keras import ops
 
 from extreme_tensoring_tf import ExtremeTensoring
 from extreme_tensoring_tf.testing.naive_reference import NaiveExtremeTensoring
+from extreme_tensoring_tf.testing.replicas import two_replicas
 
 BACKEND = keras.backend.backend()
 # A scalar, primes and padded axes, unit axes, two variables alike, one that is
@@ -156,7 +157,7 @@ def replicas(optimizer, variables, batches):
     """Two replicas, each with half of the gradient; copies take the place of ours."""
     import tensorflow as tf
 
-    strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+    strategy = two_replicas()
     with strategy.scope():
         mirrored = [keras.Variable(v.value, dtype=v.dtype) for v in variables]
         ours = ExtremeTensoring.from_config(optimizer.get_config())

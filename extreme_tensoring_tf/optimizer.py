@@ -1,39 +1,18 @@
-"""`ExtremeTensoring`, a Keras optimizer: arguments, state, one step, configuration."""
-
-import contextlib
-import dataclasses
-import math
+"""`ExtremeTensoring`, the optimizer: its arguments, forms and configuration."""
 
 import keras
 
-from extreme_tensoring_tf.marginals import sums_in_blocks
+from extreme_tensoring_tf.grouped_optimizer import GroupedOptimizer
 from extreme_tensoring_tf.planner import plan
 from extreme_tensoring_tf.preconditioner import Preconditioner
-from extreme_tensoring_tf.slots import Slots
 from extreme_tensoring_tf.tensor_index import check_level
 from extreme_tensoring_tf.tensor_index import resolve
 from extreme_tensoring_tf.update import Settings
-from extreme_tensoring_tf.update import check_gradient
-from extreme_tensoring_tf.update import is_sparse
-from extreme_tensoring_tf.update import make_group
-from extreme_tensoring_tf.update import take_step
-from extreme_tensoring_tf.variables import IS_TENSORFLOW
-from extreme_tensoring_tf.variables import check_dtype
-from extreme_tensoring_tf.variables import dtype_of
 from extreme_tensoring_tf.variables import path_of
-from extreme_tensoring_tf.variables import unique_paths
-
-if IS_TENSORFLOW:  # the others do without it
-    from extreme_tensoring_tf import xla
-
-
-# A variable of as many entries is a group by itself, unless it is compiled: stacking
-# saves nothing there, and its gradient would wait for those of the others.
-_LARGE = 2**16
 
 
 @keras.saving.register_keras_serializable("extreme_tensoring_tf")
-class ExtremeTensoring(keras.optimizers.Optimizer):
+class ExtremeTensoring(GroupedOptimizer):
     """Adaptive preconditioning with almost no memory.
 
     Use it in place of Adam, at Adam's learning rates. It implements Chen, Agarwal,
@@ -221,26 +200,7 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
         """Returns tensor indices for a list of (path, shape): see `tensor_index.py`."""
         return resolve(variables, self.level, self.tensor_dims)
 
-    def build(self, variables):
-        """Creates one vector per dim of each variable's tensor index."""
-        if self.built:
-            return
-        for variable in variables:
-            check_dtype(variable)
-        indices = self.tensor_indices([(path_of(v), tuple(v.shape)) for v in variables])
-        super().build(variables)
-        self._slots = Slots(
-            self.add_variable,
-            unique_paths(variables),
-            variables,
-            indices,
-            self._settings(),
-            self.momentum_dtype,
-        )
-        # Compiled programs. Not a tracked attribute: they are no part of a checkpoint.
-        object.__setattr__(self, "_programs", {})
-
-    def _settings(self):
+    def settings(self) -> Settings:
         """Returns the numbers of a step as they are now."""
         return Settings(
             self._preconditioner,
@@ -251,161 +211,6 @@ class ExtremeTensoring(keras.optimizers.Optimizer):
             self.global_clipnorm,
             self.weight_decay,
         )
-
-    def apply(self, grads, trainable_variables=None):
-        """Updates variables by their gradients, whose shapes must be equal."""
-        variables = trainable_variables
-        if variables is None:
-            variables = self._trainable_variables
-        grads, variables = list(grads), list(variables)
-        if len(grads) == len(variables):  # Keras refuses other lists
-            grads = [check_gradient(g, v) for g, v in zip(grads, variables)]
-        super().apply(grads, trainable_variables)
-
-    def update_step(self, gradient, variable, learning_rate):
-        """Takes one step for one variable by itself; its norm is not clipped."""
-        self._step([gradient], [variable], learning_rate, clips=False)
-
-    # Private names of Keras' that are used, beside `update_step`, its public hook:
-    # - `_clip_gradients`, `_apply_weight_decay`: Keras clips and decays in a pass over
-    #   all gradients and one over all variables; here both are part of the step.
-    # - `_backend_update_step`: it is given all variables of a step, not one by one.
-    # - `_get_variable_index`, `_trainable_variables`: the order of `build`.
-    # - `_use_weight_decay`: whether a variable is excluded from decay.
-    # - `_untrack_variable`: drops what `watch_diagonals` added.
-
-    def _clip_gradients(self, grads):
-        by_norm = self.clipnorm or self.global_clipnorm
-        if by_norm and not self._is_distributed():
-            return grads
-        return super()._clip_gradients(grads)
-
-    def _apply_weight_decay(self, variables):
-        pass
-
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        if self._is_distributed():  # Keras sums gradients, then calls `update_step`
-            super()._backend_update_step(grads, trainable_variables, learning_rate)
-        else:
-            self._step(grads, trainable_variables, learning_rate)
-
-    def _is_distributed(self):
-        return IS_TENSORFLOW and xla.is_distributed()
-
-    def _step(self, gradients, variables, learning_rate, clips=True):
-        """Takes one step for variables, by groups, and counts it."""
-        pairs = [(g, v) for g, v in zip(gradients, variables) if 0 not in v.shape]
-        inside = IS_TENSORFLOW and xla.inside_program()
-        compiles = (
-            IS_TENSORFLOW
-            and self.jit_compile
-            and not (inside or self._is_distributed())
-        )
-        settings = self._settings()
-        if not clips:
-            settings = dataclasses.replace(
-                settings, clipnorm=None, global_clipnorm=None
-            )
-        groups, updated = [], []
-        with sums_in_blocks() if inside else contextlib.nullcontext():
-            for decays, members in self._alike(pairs, compiles):
-                positions, group_gradients, group_variables = zip(*members)
-                arguments = (
-                    settings,
-                    self._slots.of(positions),
-                    group_variables,
-                    group_gradients,
-                    decays,
-                )
-                if compiles and not is_sparse(group_gradients[0]):
-                    group = xla.CompiledGroup(*arguments, self._programs)
-                else:
-                    # Of a few rows too: XLA may copy the variable to scatter them.
-                    group = make_group(*arguments)
-                groups.append(group)
-                updated.append(positions)
-            finite = take_step(groups, settings, learning_rate)
-        self._slots.record(updated, finite)
-
-    def _alike(self, pairs, compiles):
-        """Yields (decays, [(position, gradient, variable), ...]) for each group.
-
-        Members of a group share tensor index, shape and dtype, and whether they are
-        decayed or watched.
-        """
-        groups = {}
-        for gradient, variable in pairs:
-            position = self._get_variable_index(variable)
-            decays = bool(self.weight_decay) and self._use_weight_decay(
-                self._trainable_variables[position]
-            )
-            shape = tuple(variable.shape)
-            alone = is_sparse(gradient) or (not compiles and math.prod(shape) >= _LARGE)
-            key = (
-                self._slots.indices[position],
-                shape,
-                dtype_of(variable),
-                decays,
-                position in self._slots.diagonals,
-                position if alone else None,
-            )
-            groups.setdefault(key, []).append((position, gradient, variable))
-        most = xla.AT_ONCE if compiles else len(pairs)
-        for (_, _, _, decays, *_), members in groups.items():
-            for start in range(0, len(members), most):
-                yield decays, members[start : start + most]
-
-    def watch_diagonals(self, matches):
-        """Keeps AdaGrad's full-size sums beside the statistics (`TraceRatio`).
-
-        Args:
-            matches: function of a variable's path: whether to watch it.
-
-        Returns:
-            A dict of position to path of the variables watched.
-        """
-        variables = self._trainable_variables
-        watched = {
-            position: path
-            for position, path in enumerate(unique_paths(variables))
-            if matches(path)
-        }
-        for position in watched:
-            self._slots.watch(position, variables[position].shape)
-        return watched
-
-    def unwatch_diagonals(self):
-        """Drops the sums that `watch_diagonals` added."""
-        for diagonal in self._slots.diagonals.values():
-            self._untrack_variable(diagonal)
-        self._slots.diagonals.clear()
-
-    @property
-    def state_size(self):
-        """Returns the number of scalars of statistics and momentum.
-
-        Counters (`iterations`, updates taken and skipped) and the learning rate
-        are not state in this sense.
-        """
-        if not self.built:
-            raise ValueError(
-                "`state_size` is known once the optimizer is built. Call "
-                "`optimizer.build(model.trainable_variables)` first."
-            )
-        statistics = sum(index.state_size for index in self._slots.indices)
-        return statistics + sum(math.prod(m.shape) for m in self._slots.momentums)
-
-    @property
-    def skipped_updates(self):
-        """Returns {path: count} of the updates left out for a non-finite gradient.
-
-        The second variable of a path P is called "P#2".
-        """
-        paths = unique_paths(self._trainable_variables)
-        if self._slots.counters is None:
-            return dict.fromkeys(paths, 0)
-        skipped = keras.ops.convert_to_numpy(self._slots.counters.value)[:, 1]
-        return {path: int(n) for path, n in zip(paths, skipped)}
 
     def get_config(self):
         """Returns the arguments of the constructor, for `from_config`."""

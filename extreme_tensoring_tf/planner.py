@@ -129,7 +129,7 @@ def _ladder(n, entries, share):
         if math.prod(dims) - n < math.prod(dims[1:]):
             rungs[sum(dims)] = dims
         level += 1
-    hull = [(0, 0.0, None)]
+    hull: list[tuple] = [(0, 0.0, None)]
     for scalars, dims in sorted(rungs.items()):
         point = (scalars, entries * _explained(n, dims, share), dims)
         while len(hull) > 1 and _slope(hull[-1], point) > _slope(hull[-2], hull[-1]):

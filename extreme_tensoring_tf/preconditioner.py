@@ -21,6 +21,8 @@ being zero (sparse gradients). Then everything costs what those rows cost.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -132,9 +134,10 @@ def literal_geometric_mean(row, col, p, epsilon):
     Returns:
         A tensor that broadcasts to the matrix.
     """
-    log_product = 0.0 if col is None else col
-    if row is not None:
-        log_product = log_product + ops.expand_dims(row, 1)
+    if row is None:
+        log_product = col
+    else:
+        log_product = ops.expand_dims(row, 1) + (0.0 if col is None else col)
     log_epsilon = ops.convert_to_tensor(np.log(epsilon), dtype=log_product.dtype)
     # log(epsilon + product). Only the product can be 0, its logarithm -inf.
     log_sum = ops.maximum(log_product, log_epsilon) + ops.log1p(
@@ -283,12 +286,12 @@ class Factors:
     what that function makes of `row` and `col`.
     """
 
-    row: object
-    col: object
-    root: object
+    row: Any
+    col: Any
+    root: Any
     size: int  # entries of the whole variable
     clip_threshold: float | None
-    literal: object = None
+    literal: Callable | None = None
 
     def scale(self, direction, learning_rate, multiplier=None):
         """Returns learning_rate * delta * direction, clipped to `clip_threshold`.

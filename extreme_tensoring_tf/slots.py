@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from keras import ops
 
+from extreme_tensoring_tf.tensor_index import TensorIndex
 from extreme_tensoring_tf.variables import assign
 from extreme_tensoring_tf.variables import dtype_of
 from extreme_tensoring_tf.variables import raw
@@ -117,12 +119,12 @@ class GroupSlots:
     can take it as an argument. Flags and counts have shape (k,).
     """
 
-    index: object  # tensor_index.TensorIndex
+    index: TensorIndex
     statistics: list  # k lists of vectors
     momentums: list  # k arrays, or empty
     diagonals: list  # k arrays or None
-    counts: object  # tensor: `Slots.counters` before this step, or None
-    places: object  # int32 (k,): rows of `counts`
+    counts: Any  # tensor: `Slots.counters` before this step, or None
+    places: Any  # int32 (k,): rows of `counts`
 
     @property
     def arrays(self):

@@ -10,6 +10,7 @@ import math
 import numbers
 import re
 import warnings
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +103,11 @@ def check_level(level):
     if isinstance(level, str) and level == "inf":
         return level
     is_integer = isinstance(level, numbers.Integral) and not isinstance(level, bool)
-    if not is_integer or level < 1:
-        raise ValueError(
-            f'`level` must be 1, 2, 3, ... or "inf". Received: level={level!r}'
-        )
-    return int(level)
+    if is_integer and int(level) > 0:
+        return int(level)
+    raise ValueError(
+        f'`level` must be 1, 2, 3, ... or "inf". Received: level={level!r}'
+    )
 
 
 def _check_shape(shape):
@@ -182,7 +183,7 @@ def _halves(folds):
     return _join(folds[:cut]), _join(folds[cut:])
 
 
-def index_from_dims(shape, dims) -> TensorIndex:
+def index_from_dims(shape, dims: Any) -> TensorIndex:
     """The `TensorIndex` that a rule of `tensor_dims` describes.
 
     Args:
@@ -222,8 +223,9 @@ def index_from_dims(shape, dims) -> TensorIndex:
             f"the product of dims {dims} is {math.prod(dims)}, but shape {shape} "
             f"has {math.prod(shape)} entries"
         )
-    leaves = tuple(Fold(d, kept=d > 1) for d in dims)
-    labels = tuple(f"dim{i}" for i, d in enumerate(dims) if d > 1) or ("all",)
+    lengths = [int(d) for d in dims]
+    leaves = tuple(Fold(d, kept=d > 1) for d in lengths)
+    labels = tuple(f"dim{i}" for i, d in enumerate(lengths) if d > 1) or ("all",)
     grouped = _group_by_axes(shape, leaves)
     if grouped is not None:
         index = _index_from_folds(grouped)

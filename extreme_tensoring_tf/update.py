@@ -13,6 +13,7 @@ is done; only clipping by the global norm must have seen all of them before.
 
 import dataclasses
 import math
+import typing
 
 from keras import ops
 
@@ -44,6 +45,13 @@ class Settings:
     weight_decay: float | None
 
 
+class Taken(typing.NamedTuple):
+    """The outcome of a group's step; two arrays of shape (k,)."""
+
+    squared_norms: typing.Any  # of the gradients as they were given
+    finite: typing.Any  # whether they were; None without `skip_nonfinite`
+
+
 def take_step(groups, settings, learning_rate):
     """Takes one step of Algorithm 1 for the variables of all groups.
 
@@ -53,8 +61,7 @@ def take_step(groups, settings, learning_rate):
         learning_rate: scalar tensor.
 
     Returns:
-        Per group a vector (k,), which gradients were finite, or None if
-        `skip_nonfinite` is off.
+        The `Taken` of every group.
     """
     if not (settings.clipnorm or settings.global_clipnorm):
         return [group.step(learning_rate) for group in groups]
@@ -116,6 +123,49 @@ def check_gradient(gradient, variable):
     return gradient
 
 
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A variable that takes part in a step."""
+
+    position: int  # in the optimizer
+    variable: typing.Any
+    gradient: typing.Any
+    decays: bool  # whether weight decay applies
+    watched: bool  # whether AdaGrad's sums are kept beside its statistics
+
+
+def alike(members, indices, most, large):
+    """Returns lists of members that are updated together.
+
+    They share tensor index, shape and dtype, and whether they are decayed or watched.
+
+    Args:
+        members: list of `Member`.
+        indices: the tensor indices of all variables, by position.
+        most: members of a list, at most.
+        large: entries from which a variable is by itself: stacking saves nothing
+            there, and its gradient would wait for those of the others.
+    """
+    groups = {}
+    for member in members:
+        shape = tuple(member.variable.shape)
+        alone = is_sparse(member.gradient) or math.prod(shape) >= large
+        key = (
+            indices[member.position],
+            shape,
+            dtype_of(member.variable),
+            member.decays,
+            member.watched,
+            member.position if alone else None,
+        )
+        groups.setdefault(key, []).append(member)
+    return [
+        group[start : start + most]
+        for group in groups.values()
+        for start in range(0, len(group), most)
+    ]
+
+
 def is_sparse(gradient) -> bool:
     """Returns whether a gradient is `tf.IndexedSlices`."""
     return IS_TENSORFLOW and sparse.is_sparse(gradient)
@@ -164,10 +214,11 @@ class Group:
             factor: None, or (k,): the gradients are multiplied by it.
 
         Returns:
-            (k,), which gradients were finite, or None without `skip_nonfinite`.
+            A `Taken`.
         """
         settings, slots = self.settings, self.slots
         sums = self.squared_sums() if sums is None else sums
+        squared_norms = ops.sum(sums[0], axis=1)  # every S_i adds up to it
         if factor is not None:
             squared = ops.expand_dims(ops.square(factor), 1)
             sums = [s * squared for s in sums]
@@ -192,7 +243,7 @@ class Group:
                 )
             step = factors[i].scale(gradient, rate, multiplier)
             self._subtract(self.variables[i], step, rate, is_finite)
-        return finite
+        return Taken(squared_norms, finite)
 
     def _subtract(self, variable, step, rate, is_finite):
         """Writes the step, and weight decay with it, into a variable."""

@@ -56,6 +56,20 @@ def test_equals_keras_own_passes(clipping, form):
         np.testing.assert_allclose(value, target, rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.parametrize("jit_compile", [True, False])
+@pytest.mark.parametrize("clipping", [{}, {"global_clipnorm": 2.0}])
+def test_the_global_norm_is_reported(clipping, jit_compile):
+    (batch,) = gradients(steps=1)
+    variables = [keras.Variable(np.ones(s, "float32")) for s in SHAPES]
+    norm = keras.Variable(0.0)
+    optimizer = ExtremeTensoring(0.1, jit_compile=jit_compile, **clipping)
+    optimizer.report_gradient_norm(norm)
+    optimizer.apply([ops.convert_to_tensor(g) for g in batch], variables)
+    expected = np.sqrt(sum((g.astype("float64") ** 2).sum() for g in batch))
+    np.testing.assert_allclose(ops.convert_to_numpy(norm), expected, rtol=1e-6)
+    assert not any(v is norm for v in optimizer.variables)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_skipped_variable_does_not_decay(bad):
     (batch,) = gradients(steps=1)

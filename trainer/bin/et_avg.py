@@ -32,7 +32,7 @@ def main(argv):
 
     from trainer.optim import optimizer_state
 
-    sums = None
+    sums: list = []
     for path in paths:
         model = checkpoints.load(path)
         with optimizer_state.averaged_weights(model):
@@ -40,7 +40,7 @@ def main(argv):
                 np.asarray(ops.convert_to_numpy(v), "float64")
                 for v in model.trainable_variables
             ]
-        sums = weights if sums is None else [a + b for a, b in zip(sums, weights)]
+        sums = [a + b for a, b in zip(sums, weights)] if sums else weights
     averages = [total / len(paths) for total in sums]
     optimizer_state.set_averaged_weights(model, averages)
     written = checkpoints.save_model(model, _OUTPUT_DIR.value, "average.keras")

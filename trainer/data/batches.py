@@ -159,4 +159,5 @@ def evaluation_batches(
         items = [bucket[i] for i in range(start, stop)]
         empty = np.zeros(HEADER, "<i4"), np.zeros_like(items[0][1])
         items += [empty] * (size - len(items))
-        yield tuple(np.stack(column) for column in zip(*items))
+        headers, rows = (np.stack(column) for column in zip(*items))
+        yield headers, rows

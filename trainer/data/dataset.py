@@ -167,4 +167,5 @@ def write_description(path: pathlib.Path, description: Description):
 def split_of(fields: dict) -> Split:
     """Returns the `Split` of JSON fields, in which lengths are strings."""
     rows = {int(length): int(count) for length, count in fields["rows"].items()}
-    return Split(**fields | {"rows": rows})
+    counts = {name: value for name, value in fields.items() if name != "rows"}
+    return Split(rows=rows, **counts)

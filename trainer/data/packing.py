@@ -42,12 +42,14 @@ def pack(
         else:
             if len(rows) == open_rows:
                 fullest = max(range(open_rows), key=lambda i: len(rows[i][0]))
-                yield tuple(rows.pop(fullest))
+                ids_of_row, payloads = rows.pop(fullest)
+                yield ids_of_row, payloads
             row = [[], []]
             rows.append(row)
         row[0].extend(ids)
         row[1].append(payload)
         if len(row[0]) == length:
             rows.remove(row)
-            yield tuple(row)
-    yield from map(tuple, rows)
+            yield row[0], row[1]
+    for ids_of_row, payloads in rows:
+        yield ids_of_row, payloads

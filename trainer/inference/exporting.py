@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+from typing import Any
 
 import keras
 from keras import ops
@@ -171,7 +172,7 @@ def _write_saved_model(trained, folder):
     import tensorflow as tf
 
     functions = signatures(trained.model, trained.max_length)
-    module = tf.Module()
+    module: Any = tf.Module()
     module.held = [v.value for v in trained.model.variables]
     # Under its own name in assets/, so that a server finds it without asking.
     vocabulary = folder / "tokenizer.model"

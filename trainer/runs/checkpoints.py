@@ -47,7 +47,10 @@ def latest(output_dir):
 
 def step_of(path):
     """Returns the step of a checkpoint, which its name holds."""
-    return int(_NAME.fullmatch(path.name).group(1))
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"{path} is not named as checkpoints are: model-STEP.keras")
+    return int(match.group(1))
 
 
 def is_whole(path):

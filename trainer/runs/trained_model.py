@@ -6,6 +6,7 @@ import pathlib
 import keras
 
 from trainer.data import dataset
+from trainer.data import tokenizer
 from trainer.errors import UsageError
 from trainer.optim import optimizer_state
 from trainer.runs import checkpoints
@@ -17,7 +18,7 @@ class TrainedModel:
     """A model of a run with all that it takes to use it, as `load` returns it."""
 
     model: keras.Model  # with averaged weights, if the run keeps them
-    processor: object  # SentencePiece's
+    processor: tokenizer.Tokenizer  # its vocabulary
     path: pathlib.Path  # of the checkpoint
     config: dict  # of the run, see `Run.identity`
     description: dataset.Description  # of the data that it was trained on

@@ -45,7 +45,7 @@ def check(run) -> str:
         restoring = time.perf_counter() - start
         if int(restored.optimizer.iterations) != _STEPS:
             raise AssertionError("the checkpoint that was written is not what is read")
-        size = pathlib.Path(result.checkpoint).stat().st_size
+        size = pathlib.Path(str(result.checkpoint)).stat().st_size
     description = dataset.load_description(run.data_dir, run.problem)
     tokens = description.tokens_per_batch(run.hparams.batch_size)
     train_tokens = description.splits["train"].cells

@@ -177,7 +177,7 @@ def _train(run, data, on_start, extra_callbacks, on_evaluation):
         evaluations=state.evaluations,
         state_scalars=state_scalars,
         checkpoint=run.output_dir and str(checkpoints.latest(run.output_dir)),
-        interrupted_by=interruption.signal and interruption.signal.name,
+        interrupted_by=interruption.signal.name if interruption.signal else None,
     )
 
 

@@ -33,7 +33,7 @@ class RunState(keras.callbacks.Callback):
         self.step = start_step
         self.train_steps = train_steps
         self.tokens_per_step = tokens_per_step
-        self.loss = None
+        self.loss = math.nan
         self.evaluations = []
         self.diverged_at = None
         self.seconds = 0.0
@@ -47,7 +47,7 @@ class RunState(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        self.loss = logs["loss"]
+        self.loss = (logs or {})["loss"]
         if self.step > self.start_step + 1 or self.train_steps == self.step:
             self.seconds += time.perf_counter() - self._began
             self.timed_steps += 1

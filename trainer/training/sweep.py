@@ -35,7 +35,7 @@ def parse_ranges(text) -> dict:
     Raises:
         UsageError: a name is no hyperparameter, or a value is not of its type.
     """
-    types = {f.name: f.type for f in dataclasses.fields(HParams)}
+    types: dict = {f.name: f.type for f in dataclasses.fields(HParams)}
     ranges = {}
     for item in filter(None, text.split(",")):
         name, separator, values = item.partition("=")

@@ -1,0 +1,227 @@
+"""The Keras side of a step: what Keras calls, and how variables become groups."""
+
+import contextlib
+import dataclasses
+import math
+
+import keras
+from keras import ops
+
+from extreme_tensoring_tf.marginals import sums_in_blocks
+from extreme_tensoring_tf.slots import Slots
+from extreme_tensoring_tf.update import Member
+from extreme_tensoring_tf.update import Settings
+from extreme_tensoring_tf.update import alike
+from extreme_tensoring_tf.update import check_gradient
+from extreme_tensoring_tf.update import is_sparse
+from extreme_tensoring_tf.update import make_group
+from extreme_tensoring_tf.update import take_step
+from extreme_tensoring_tf.variables import IS_TENSORFLOW
+from extreme_tensoring_tf.variables import assign
+from extreme_tensoring_tf.variables import check_dtype
+from extreme_tensoring_tf.variables import path_of
+from extreme_tensoring_tf.variables import unique_paths
+
+if IS_TENSORFLOW:  # the others do without it
+    from extreme_tensoring_tf import xla
+
+# A variable of as many entries is a group by itself, unless it is compiled: stacking
+# saves nothing there, and its gradient would wait for those of the others.
+_LARGE = 2**16
+
+
+class GroupedOptimizer(keras.optimizers.Optimizer):
+    """A Keras optimizer that updates variables by groups: see `update.py`.
+
+    A subclass has `jit_compile` and `momentum_dtype`, and the two methods that raise
+    here.
+    """
+
+    _reported_norm = None
+
+    def settings(self) -> Settings:
+        """Returns the numbers of a step as they are now."""
+        raise NotImplementedError
+
+    def tensor_indices(self, variables):
+        """Returns tensor indices for a list of (path, shape)."""
+        raise NotImplementedError
+
+    def build(self, variables):
+        """Creates one vector per dim of each variable's tensor index."""
+        if self.built:
+            return
+        for variable in variables:
+            check_dtype(variable)
+        indices = self.tensor_indices([(path_of(v), tuple(v.shape)) for v in variables])
+        super().build(variables)
+        self._slots = Slots(
+            self.add_variable,
+            unique_paths(variables),
+            variables,
+            indices,
+            self.settings(),
+            self.momentum_dtype,
+        )
+        # Compiled programs. Not a tracked attribute: they are no part of a checkpoint.
+        object.__setattr__(self, "_programs", {})
+
+    def apply(self, grads, trainable_variables=None):
+        """Updates variables by their gradients, whose shapes must be equal."""
+        variables = trainable_variables
+        if variables is None:
+            variables = self._trainable_variables
+        grads, variables = list(grads), list(variables)
+        if len(grads) == len(variables):  # Keras refuses other lists
+            grads = [check_gradient(g, v) for g, v in zip(grads, variables)]
+        super().apply(grads, trainable_variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Takes one step for one variable by itself; its norm is not clipped."""
+        self._step([gradient], [variable], learning_rate, clips=False)
+
+    # Private names of Keras' that are used, beside `update_step`, its public hook:
+    # - `_clip_gradients`, `_apply_weight_decay`: Keras clips and decays in a pass over
+    #   all gradients and one over all variables; here both are part of the step.
+    # - `_backend_update_step`: it is given all variables of a step, not one by one.
+    # - `_get_variable_index`, `_trainable_variables`: the order of `build`.
+    # - `_use_weight_decay`: whether a variable is excluded from decay.
+    # - `_untrack_variable`: drops what `watch_diagonals` added.
+
+    def _clip_gradients(self, grads):
+        by_norm = self.clipnorm or self.global_clipnorm
+        if by_norm and not self._is_distributed():
+            return grads
+        return super()._clip_gradients(grads)
+
+    def _apply_weight_decay(self, variables):
+        pass
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        if self._is_distributed():  # Keras sums gradients, then calls `update_step`
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+            return
+        taken = self._step(grads, trainable_variables, learning_rate)
+        if self._reported_norm is not None:
+            squares = [ops.sum(t.squared_norms) for t in taken]
+            assign(self._reported_norm, ops.sqrt(sum(squares)))
+
+    def _is_distributed(self):
+        return IS_TENSORFLOW and xla.is_distributed()
+
+    def _step(self, gradients, variables, learning_rate, clips=True):
+        """Takes one step for variables, by groups, counts it and returns its `Taken`s.
+
+        What compiles the step is the program that it is a part of, if there is one; a
+        program of its own for each group; or nothing.
+        """
+        inside = IS_TENSORFLOW and xla.inside_program()
+        compiles = (
+            IS_TENSORFLOW
+            and self.jit_compile
+            and not (inside or self._is_distributed())
+        )
+        settings = self.settings()
+        if not clips:
+            settings = dataclasses.replace(
+                settings, clipnorm=None, global_clipnorm=None
+            )
+        groups, positions = [], []
+        members = self._members(gradients, variables)
+        most, large = (xla.AT_ONCE, math.inf) if compiles else (len(members), _LARGE)
+        with sums_in_blocks() if inside else contextlib.nullcontext():
+            for group in alike(members, self._slots.indices, most, large):
+                positions.append([member.position for member in group])
+                arguments = (
+                    settings,
+                    self._slots.of(positions[-1]),
+                    [member.variable for member in group],
+                    [member.gradient for member in group],
+                    group[0].decays,
+                )
+                if compiles and not is_sparse(group[0].gradient):
+                    groups.append(xla.CompiledGroup(*arguments, self._programs))
+                else:
+                    # Of a few rows too: XLA may copy the variable to scatter them.
+                    groups.append(make_group(*arguments))
+            taken = take_step(groups, settings, learning_rate)
+        self._slots.record(positions, [t.finite for t in taken])
+        return taken
+
+    def _members(self, gradients, variables):
+        """Returns a `Member` for every variable that has entries."""
+        members = []
+        for gradient, variable in zip(gradients, variables):
+            if 0 in variable.shape:
+                continue
+            position = self._get_variable_index(variable)
+            known = self._trainable_variables[position]
+            decays = bool(self.weight_decay) and self._use_weight_decay(known)
+            watched = position in self._slots.diagonals
+            members.append(Member(position, variable, gradient, decays, watched))
+        return members
+
+    def report_gradient_norm(self, variable):
+        """Has every step assign the global norm of its gradients to a variable.
+
+        The norm, sqrt(sum over variables and entries of g**2), follows from sums that
+        a step needs anyway: it costs no pass over the gradients. It is that before
+        clipping by norm. A step of replicas does not report.
+
+        Args:
+            variable: a scalar float32 variable, not of this optimizer; or None.
+        """
+        # Not by a plain attribute, which Keras would take for the optimizer's state.
+        object.__setattr__(self, "_reported_norm", variable)
+
+    def watch_diagonals(self, matches):
+        """Keeps AdaGrad's full-size sums beside the statistics (`TraceRatio`).
+
+        Args:
+            matches: function of a variable's path: whether to watch it.
+
+        Returns:
+            A dict of position to path of the variables watched.
+        """
+        variables = self._trainable_variables
+        watched = {
+            position: path
+            for position, path in enumerate(unique_paths(variables))
+            if matches(path)
+        }
+        for position in watched:
+            self._slots.watch(position, variables[position].shape)
+        return watched
+
+    def unwatch_diagonals(self):
+        """Drops the sums that `watch_diagonals` added."""
+        for diagonal in self._slots.diagonals.values():
+            self._untrack_variable(diagonal)
+        self._slots.diagonals.clear()
+
+    @property
+    def state_size(self):
+        """Returns the number of scalars of statistics and momentum.
+
+        Counters (`iterations`, updates taken and skipped) and the learning rate
+        are not state in this sense.
+        """
+        if not self.built:
+            raise ValueError(
+                "`state_size` is known once the optimizer is built. Call "
+                "`optimizer.build(model.trainable_variables)` first."
+            )
+        statistics = sum(index.state_size for index in self._slots.indices)
+        return statistics + sum(math.prod(m.shape) for m in self._slots.momentums)
+
+    @property
+    def skipped_updates(self):
+        """Returns {path: count} of the updates left out for a non-finite gradient.
+
+        The second variable of a path P is called "P#2".
+        """
+        paths = unique_paths(self._trainable_variables)
+        if self._slots.counters is None:
+            return dict.fromkeys(paths, 0)
+        skipped = keras.ops.convert_to_numpy(self._slots.counters.value)[:, 1]
+        return {path: int(n) for path, n in zip(paths, skipped)}
