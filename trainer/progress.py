@@ -1,5 +1,6 @@
 """How far work has come: a bar on a terminal, a line now and then elsewhere."""
 
+import os
 import sys
 import time
 
@@ -10,7 +11,8 @@ class Progress:
     """Shows on stderr how many of `total` items are done, and the time left.
 
     On a terminal it is a bar. Elsewhere, in a log file for one, a line is printed
-    after the first item, then every `seconds`, and at the end.
+    after the first item, then every `seconds`, and at the end. With TQDM_DISABLE in
+    the environment nothing is shown.
 
     Args:
         total: items in all; None: not known.
@@ -40,6 +42,7 @@ class Progress:
             )
         self._shown = start, time.monotonic()  # the last line: items, time
         self._printed = False
+        self._silent = bool(os.environ.get("TQDM_DISABLE"))
 
     def update(self, figures=None):
         """Counts one more item.
@@ -59,12 +62,6 @@ class Progress:
         if not self._printed or time.monotonic() >= self._shown[1] + self._seconds:
             self._print()
 
-    def over(self, items):
-        """Yields the items of an iterable, and counts them."""
-        for item in items:
-            yield item
-            self.update()
-
     def close(self):
         """Shows the last state."""
         if self._bar is not None:
@@ -73,6 +70,8 @@ class Progress:
             self._print()
 
     def _print(self):
+        if self._silent:
+            return
         now = time.monotonic()
         items, then = self._shown
         rate = (self.done - items) / (now - then) if now > then else 0.0

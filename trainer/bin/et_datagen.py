@@ -4,7 +4,6 @@ r"""et-datagen: text -> SentencePiece model and rows of token ids.
         --tmp_dir=FOLDER_OF_THE_UNPACKED_ARCHIVE --data_dir=data
 """
 
-import sys
 import time
 
 from absl import flags
@@ -43,7 +42,7 @@ def main(argv):
         _DATA_DIR.value,
         _MAX_LENGTH.value,
         _SOURCE.value,
-        bar=lambda split, sentences: timed(split, sentences, seconds),
+        bar=lambda split, sequences: timed(split, sequences, seconds),
     )
     lengths = ", ".join(map(str, description.splits["train"].rows))
     print(
@@ -64,23 +63,18 @@ def main(argv):
         )
 
 
-def timed(split, sentences, seconds):
-    """Yields the sentences of a split under a progress bar; notes how long it took."""
-    import tqdm
+def timed(split, sequences, seconds):
+    """Yields the encoded sentences of a split; shows and notes how long it took."""
+    from trainer import progress
 
     start = time.perf_counter()
-    yield from tqdm.tqdm(sentences, desc=split, unit=" sentences", **tqdm_settings())
+    shown = progress.Progress(label=split, unit="sentence", seconds=60)
+    for ids, counts in sequences:
+        yield ids, counts
+        if counts.sentences:  # not for a segment in the middle of a sentence
+            shown.update()
+    shown.close()
     seconds[split] = time.perf_counter() - start
-
-
-def tqdm_settings():
-    """On a terminal a bar; elsewhere, as in a log file, a plain line a minute."""
-    if sys.stderr.isatty():
-        return {}
-    return {
-        "mininterval": 60,
-        "bar_format": "{desc}: {n_fmt}{unit} in {elapsed}, {rate_fmt}\n",
-    }
 
 
 run = cli.entry_point(main, __doc__, __name__)

@@ -30,8 +30,9 @@ def test_a_log_has_plain_lines(text, tmp_path, monkeypatch, disabled):
     status, out, err = datagen(text, tmp_path / "data")
     assert status == 0, err
     assert "100 sentences " in out and "sentences/s: all of lm1b takes" in out
-    assert ("train: 100 sentences in " in err) != disabled
-    assert all(len(line) < 88 for line in err.splitlines())
+    assert ("\ntrain: sentence 100, " in err) != disabled
+    assert all(0 < len(line) < 88 for line in err.splitlines())
+    assert "\r" not in err
 
 
 def test_long_lines_and_many_characters(text, tmp_path):

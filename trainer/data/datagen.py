@@ -23,7 +23,8 @@ from trainer.files import partial_path
 from trainer.files import removed_on_failure
 from trainer.files import write_atomically
 
-Bar = Callable[[str, Iterable[str]], Iterable[str]]
+Sequences = Iterable[tuple[list[int], Counts]]
+Bar = Callable[[str, Sequences], Sequences]
 
 
 def generate(
@@ -45,8 +46,8 @@ def generate(
         data_dir: folder to write to; made if missing.
         max_length: tokens of a row. Defaults to the problem's.
         source: where the text comes from; see the problem.
-        bar: None, or a function of a split and its sentences that wraps them, such
-            as a progress bar.
+        bar: None, or a function of a split and its encoded sentences, as
+            `encoding.sequences` gives them, that wraps these, such as a progress bar.
 
     Returns:
         The description of the data set, as it stands in `data_dir`.
@@ -109,9 +110,8 @@ def _vocabulary(paths, files, vocab_size):
 
 def _split(staged, packed, max_length, vocab, split, files, bar):
     """Writes the rows of a split and returns its `dataset.Split`."""
-    sentences = text.sentences(files)
-    sentences = bar(split, sentences) if bar else sentences
-    sequences = encoding.sequences(sentences, vocab, max_length)
+    sequences = encoding.sequences(text.sentences(files), vocab, max_length)
+    sequences = bar(split, sequences) if bar else sequences
     if packed:
         lengths = [max_length]
         rows = packing.pack(sequences, max_length)
