@@ -164,7 +164,11 @@ def begin(output_dir, config, description, vocabulary):
         config: settings of the run.
         description: `dataset.Description` of its data.
         vocabulary: path of the data's SentencePiece model.
+
+    Raises:
+        UsageError: that file is missing, or not the one that the data was made with.
     """
+    tokenizer.load(vocabulary, description.tokenizer_sha256)
     content = pathlib.Path(vocabulary).read_bytes()
     write_atomically(
         _vocabulary(output_dir), lambda partial: partial.write_bytes(content)

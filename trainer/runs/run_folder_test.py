@@ -70,6 +70,19 @@ def test_damaged_files_are_one_clear_line(folder, description, content):
         (folder / name).write_text(whole)
 
 
+def test_a_damaged_vocabulary_is_not_copied(tmp_path, data_dir, description):
+    """It would be found out when the run is done, and decodes nothing."""
+    vocabulary = tmp_path / "p.model"
+    whole = dataset.Paths(data_dir, PROBLEM).tokenizer.read_bytes()
+    vocabulary.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UsageError, match="p.model is damaged: run et-datagen again"):
+        run_folder.begin(tmp_path, config(), description, vocabulary)
+    vocabulary.unlink()
+    with pytest.raises(UsageError, match="no SentencePiece model at .*p.model"):
+        run_folder.begin(tmp_path, config(), description, vocabulary)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_lock_leaves_no_empty_folder(tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(UsageError, match="failed"), run_folder.lock(folder):
