@@ -54,10 +54,15 @@ def finish(path: pathlib.Path):
 
 @contextlib.contextmanager
 def removed_on_failure(path: pathlib.Path):
-    """Deletes `partial_path(path)` if the block ends with an exception."""
+    """Deletes `partial_path(path)` if the block ends with an exception.
+
+    An OSError of the system that names no file, as a full disk's, is given the path.
+    """
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(path)
         with contextlib.suppress(OSError):  # the block's own error says more
             partial_path(path).unlink()
         raise
