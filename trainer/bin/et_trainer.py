@@ -83,6 +83,7 @@ def main(argv):
         for name, value in dataclasses.asdict(hparams).items():
             print(f"{name}={value}")
         return 0
+    profile = profile_steps(_PROFILE.value)
     _RUN.require(_OUTPUT_DIR)
     _RUN.check_data()
     from trainer.runs import run_folder
@@ -104,7 +105,7 @@ def main(argv):
         warm_start_from=_WARM_START.value,
         early_stopping_evaluations=_EARLY_STOPPING.value,
         remat=_REMAT.value,
-        profile=profile_steps(_PROFILE.value),
+        profile=profile,
     )
     if _CHECK.value:
         print(check.check(settings))

@@ -145,6 +145,11 @@ def load(path):
     from trainer.models import transformer  # noqa: F401
     from trainer.optim import catalog  # noqa: F401
 
+    if not zipfile.is_zipfile(path):
+        raise UsageError(
+            f"{path} cannot be loaded as a checkpoint: it is missing, damaged or no "
+            ".keras file"
+        )
     try:
         model = keras.saving.load_model(path)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
