@@ -104,14 +104,25 @@ def signatures(model, max_length) -> dict:
     Ids are int32 of sentences; 0 is padding and may stand on either side. EOS, 1, ends
     a sentence: what is scored should have it, what is continued should not. A row has
     at most max_length tokens to be scored, and fewer to be continued; others are
-    refused (InvalidArgumentError), as is a temperature or length below 0. A row may be
-    empty: a sentence starts. A temperature of 0 takes the most likely token; top_k=0
-    draws from all.
+    refused (InvalidArgumentError), as is an id outside the vocabulary, or a temperature
+    or length below 0. A row may be empty: a sentence starts. A temperature of 0 takes
+    the most likely token; top_k=0 draws from all.
     """
     import tensorflow as tf
 
     scores = language_model.scoring_model(model, None)
     ids = tf.TensorSpec((None, None), tf.int32, name="ids")
+
+    def known(ids):
+        """Returns the ids, and refuses those that are not in the vocabulary."""
+        size = model.embedding.input_dim
+        reason = f"an id is not in the vocabulary: 0 to {size - 1}"
+        checks = [
+            tf.debugging.assert_non_negative(ids, reason),  # Keras counts from the end
+            tf.debugging.assert_less(ids, size, reason),  # a GPU embeds them as zeros
+        ]
+        with tf.control_dependencies(checks):
+            return tf.identity(ids)
 
     def check_length(lengths, most):
         tf.debugging.assert_less_equal(
@@ -122,7 +133,7 @@ def signatures(model, max_length) -> dict:
 
     @tf.function(input_signature=[ids])
     def score(ids):
-        ids = tf.pad(ids, [[0, 0], [0, 1]])  # so that no row is without a slot
+        ids = tf.pad(known(ids), [[0, 0], [0, 1]])  # so that no row is without a slot
         real = tf.not_equal(ids, PAD_ID)
         check_length(tf.reduce_sum(tf.cast(real, tf.int32), axis=1), max_length)
         # The model's rows have their padding at the right.
@@ -135,7 +146,7 @@ def signatures(model, max_length) -> dict:
 
     @tf.function(input_signature=[ids])
     def next_token_logits(ids):
-        prompts = decoding.Prompts(ids, 0, max_length)
+        prompts = decoding.Prompts(known(ids), 0, max_length)
         check_length(prompts.lengths, max_length - 1)
         return {"logits": prompts.first_logits(model)[0]}
 
@@ -152,6 +163,7 @@ def signatures(model, max_length) -> dict:
         ]
     )
     def generate(ids, length, temperature, top_k, seed):
+        ids = known(ids)
         check_length(decoding.Prompts(ids, 0, max_length).lengths, max_length - 1)
         for x, name in ((length, "length"), (temperature, "temperature")):
             tf.debugging.assert_non_negative(x, f"{name} must be 0 or more")
@@ -178,12 +190,33 @@ def _write_saved_model(trained, folder):
     vocabulary = folder / "tokenizer.model"
     vocabulary.write_bytes(trained.processor.serialized_model_proto())
     module.tokenizer = tf.saved_model.Asset(str(vocabulary))
-    tf.saved_model.save(module, str(folder), signatures=functions)
+    save(module, folder, functions)
     vocabulary.unlink()
     limits = {"max_length": trained.max_length, "eos_id": EOS_ID, "pad_id": PAD_ID}
     (folder / "assets.extra").mkdir()
     text = json.dumps(limits | {"vocab_size": trained.description.vocab_size})
     (folder / "assets.extra" / "limits.json").write_text(text + "\n")
+
+
+def save(module, folder, functions):
+    """Writes a SavedModel.
+
+    Args:
+        module: `tf.Module`.
+        folder: to write to.
+        functions: {name: `tf.function`}, the signatures; None: there are none.
+
+    Raises:
+        UsageError: the disk is full, for one: TensorFlow's errors are no OSErrors.
+    """
+    import tensorflow as tf
+
+    try:
+        tf.saved_model.save(module, str(folder), signatures=functions)
+    except tf.errors.OpError as error:
+        raise UsageError(
+            f"the SavedModel cannot be written: {error.message}"
+        ) from error
 
 
 def _write_keras(trained, folder):

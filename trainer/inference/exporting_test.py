@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from trainer.data import batches
+from trainer.data.datagen_test import small_files
 from trainer.errors import UsageError
 from trainer.inference import decoding
 from trainer.inference import exporting
@@ -76,6 +77,7 @@ print(json.dumps({
     "second": call("generate", np.array([[9, 9, 1, *given["scored"]]], "int32"))[0],
     "empty": {n: [call(n, ids) for ids in empty] for n in model.signatures},
     "full": {n: call(n, full) for n in model.signatures},
+    "outside": [call(n, [[5, i]]) for n in model.signatures for i in (-1, 10**6)],
     "longer": {n: call(n, np.full((1, 40), 5, "int32")) for n in model.signatures},
 }))
 """
@@ -188,6 +190,13 @@ def test_a_row_without_room_is_an_error(answers):
 
 
 @needs_tensorflow
+def test_an_id_outside_the_vocabulary_is_an_error(answers):
+    assert len(answers["outside"]) == 8
+    for error in answers["outside"]:
+        assert "an id is not in the vocabulary: 0 to " in error
+
+
+@needs_tensorflow
 def test_a_temperature_that_is_none_is_an_error(answers):
     for error in answers["refused"]:
         assert "temperature must be 0 or more" in error
@@ -205,7 +214,7 @@ def test_the_export_is_complete(saved_model, trained, dev):
         "200 of 200",
         f"{trained.model.count_params():,} parameters",
         "| ema_momentum | 0.9 |",
-        "Optimizer `et2`",
+        "Optimizer `et2_rank1_short`",
         trained.description.tokenizer_sha256,
     ):
         assert fact in card, fact
@@ -219,6 +228,15 @@ def test_an_export_that_fails_leaves_nothing(trained, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         exporting.export(trained, tmp_path / "1", "keras")
     assert not list(tmp_path.iterdir())
+
+
+@needs_tensorflow
+def test_a_full_disk_is_one_clear_line(tmp_path):
+    import tensorflow as tf
+
+    with pytest.raises(UsageError, match="cannot be written: .*File too large"):
+        with small_files(10):
+            exporting.save(tf.Module(), tmp_path / "1", None)
 
 
 @needs_tensorflow
