@@ -23,6 +23,8 @@ from trainer.training import building
 from trainer.training import check
 from trainer.training import divergence
 from trainer.training import loop
+from trainer.training import monitoring
+from trainer.training import run_state
 from trainer.training.run import Run
 
 HPARAMS = HParams(
@@ -231,6 +233,15 @@ def test_summaries_are_written(trained):
     norms = [event.tensor_proto.float_val[0] for event in found["train/gradient_norm"]]
     assert all(norm > 0 for norm in norms)
     assert steps_of(found["train/loss"]) == list(range(20, 401, 20))
+
+
+def test_a_start_from_step_0_has_the_summaries_to_itself(tmp_path):
+    """Nothing was saved of the start before; its optimizer may have been another."""
+    for state_bytes in (4.0, 8.0):
+        state = run_state.RunState(0, 60, 96, 5)
+        monitoring.Summaries(state, tmp_path, 1.0, state_bytes).close()
+    (event,) = summaries(tmp_path)["optimizer/state_bytes"]
+    assert (event.step, event.tensor_proto.float_val[0]) == (0, 8.0)
 
 
 def test_the_files_of_a_run(data_dir, tmp_path, capfd):

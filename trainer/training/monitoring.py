@@ -86,11 +86,18 @@ class Summaries(Part):
 
 
 def _drop_events_after(step, output_dir):
-    """Rewrites the event files of a folder that hold events of later steps."""
+    """Rewrites the event files of a folder that hold events of later steps.
+
+    At step 0 all go: no step was kept of a start that diverged, say, and this one may
+    have another optimizer.
+    """
     from tensorboard.backend.event_processing import event_file_loader
     from tensorboard.summary.writer import record_writer
 
     for path in pathlib.Path(output_dir).glob("events.out.tfevents.*"):
+        if step == 0:
+            path.unlink()
+            continue
         # The end of a file whose writer was killed may be torn: it is left out.
         events = list(event_file_loader.EventFileLoader(str(path)).Load())
         kept = [event for event in events if event.step <= step]
