@@ -8,8 +8,15 @@ import contextlib
 import dataclasses
 import math
 
+from trainer import registry
 from trainer.errors import UsageError
 from trainer.hparams import HParams
+
+# Hparams whose values are names.
+_NAMED = {
+    "optimizer": registry.optimizers,
+    "learning_rate_schedule": registry.schedules,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +40,8 @@ def parse_ranges(text) -> dict:
     """ "name=a|b|c,name=LOW:HIGH,name=LOW:HIGH:log" -> {name: Range}.
 
     Raises:
-        UsageError: a name is no hyperparameter, or a value is not of its type.
+        UsageError: a name is no hyperparameter, or a value is not of its type, or
+            names nothing that is registered: a trial would find it out hours later.
     """
     types: dict = {f.name: f.type for f in dataclasses.fields(HParams)}
     ranges = {}
@@ -50,6 +58,9 @@ def parse_ranges(text) -> dict:
                 f"range {item!r} is not NAME=A|B|..., NAME=LOW:HIGH or "
                 f"NAME=LOW:HIGH:log of {types[name].__name__} values, LOW below HIGH"
             ) from None
+    for name in ranges.keys() & _NAMED.keys():
+        for value in ranges[name].choices:
+            _NAMED[name].get(value)
     if not ranges:
         raise UsageError("no range to search: give NAME=LOW:HIGH or NAME=A|B")
     return ranges
