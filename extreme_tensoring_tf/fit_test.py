@@ -164,22 +164,38 @@ def test_a_gradient_of_another_shape_is_refused(shape):
 
 
 @only_tensorflow
-def test_a_gradient_whose_shape_shows_late_is_refused():
+@pytest.mark.parametrize("known", [[None, None], None], ids=["rank", "nothing"])
+@pytest.mark.parametrize("rows", [None, [1, 3]], ids=["dense", "sparse"])
+def test_a_gradient_whose_shape_shows_late(known, rows):
+    """As that of a `tf.py_function`: used where it fits, refused where it does not."""
     import tensorflow as tf
 
     variable = keras.Variable(np.zeros((4, 6)), dtype="float32")
     optimizer = ExtremeTensoring(0.1)
     optimizer.build([variable])
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None])])
+    @tf.function(input_signature=[tf.TensorSpec(known)])
     def step(gradient):
+        if rows:
+            gradient = tf.IndexedSlices(gradient, rows, (4, 6))
         optimizer.apply([gradient], [variable])
 
-    step(tf.ones((4, 6)))
+    count = len(rows or range(4))
+    step(tf.ones((count, 6)))
     before = variable.numpy()
+    moved = np.flatnonzero((before < 0).all(axis=1)).tolist()
+    assert moved == (rows or [0, 1, 2, 3])
     with pytest.raises(tf.errors.InvalidArgumentError, match="not compatible"):
-        step(tf.ones((6, 4)))
+        step(tf.ones((count, 12)))
     np.testing.assert_array_equal(variable.numpy(), before)
+
+
+@only_tensorflow
+def test_a_sparse_gradient_of_another_shape_is_refused():
+    import tensorflow as tf
+
+    variable = keras.Variable(np.zeros((4, 6)), dtype="float32")
+    optimizer = ExtremeTensoring(0.1)
     sparse = tf.IndexedSlices(tf.ones((2, 5)), [0, 1])
     with pytest.raises(ValueError, match=r"shape \(4, 5\), the variable \(4, 6\)"):
         optimizer.apply([sparse], [variable])

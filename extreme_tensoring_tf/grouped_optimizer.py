@@ -25,6 +25,18 @@ from extreme_tensoring_tf.variables import unique_paths
 if IS_TENSORFLOW:  # the others do without it
     from extreme_tensoring_tf import xla
 
+# The private names of Keras' optimizer that this package uses, each with its reason.
+# The public hook, `update_step`, is given one variable at a time.
+KERAS_PRIVATES = {
+    "_clip_gradients": "Keras clips in a pass over all gradients; here the step clips",
+    "_apply_weight_decay": "Keras decays in a pass over all variables; here the step",
+    "_backend_update_step": "it is given all variables of a step",
+    "_get_variable_index": "the place of a variable in the order of `build`",
+    "_trainable_variables": "the variables in the order of `build`",
+    "_use_weight_decay": "says whether a variable is excluded from decay",
+    "_untrack_variable": "drops what `watch_diagonals` added",
+}
+
 # A variable of as many entries is a group by itself, unless it is compiled: stacking
 # saves nothing there, and its gradient would wait for those of the others.
 _LARGE = 2**16
@@ -67,12 +79,27 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         object.__setattr__(self, "_programs", {})
 
     def apply(self, grads, trainable_variables=None):
-        """Updates variables by their gradients, whose shapes must be equal."""
-        variables = trainable_variables
-        if variables is None:
+        """Updates variables by their gradients.
+
+        Args:
+            grads: one gradient, or None, per variable, of the shape of the variable.
+            trainable_variables: the variables; None stands for those of `build`.
+
+        Raises:
+            ValueError: there are more or fewer gradients than variables, or a
+                gradient has another shape than its variable.
+        """
+        grads = list(grads)
+        if trainable_variables is None:
             variables = self._trainable_variables
-        grads, variables = list(grads), list(variables)
-        if len(grads) == len(variables):  # Keras refuses other lists
+        else:
+            variables = trainable_variables = list(trainable_variables)
+            if len(grads) != len(variables):
+                raise ValueError(
+                    f"{len(grads)} gradients were given for {len(variables)} "
+                    "variables: give one per variable, None where there is none"
+                )
+        if len(grads) == len(variables):  # Keras refuses others than those of `build`
             grads = [check_gradient(g, v) for g, v in zip(grads, variables)]
         super().apply(grads, trainable_variables)
 
@@ -80,17 +107,8 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         """Takes one step for one variable by itself; its norm is not clipped."""
         self._step([gradient], [variable], learning_rate, clips=False)
 
-    # Private names of Keras' that are used, beside `update_step`, its public hook:
-    # - `_clip_gradients`, `_apply_weight_decay`: Keras clips and decays in a pass over
-    #   all gradients and one over all variables; here both are part of the step.
-    # - `_backend_update_step`: it is given all variables of a step, not one by one.
-    # - `_get_variable_index`, `_trainable_variables`: the order of `build`.
-    # - `_use_weight_decay`: whether a variable is excluded from decay.
-    # - `_untrack_variable`: drops what `watch_diagonals` added.
-
     def _clip_gradients(self, grads):
-        by_norm = self.clipnorm or self.global_clipnorm
-        if by_norm and not self._is_distributed():
+        if self.settings().clips_by_norm and not self._is_distributed():
             return grads
         return super()._clip_gradients(grads)
 
@@ -103,7 +121,7 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
             return
         taken = self._step(grads, trainable_variables, learning_rate)
         if self._reported_norm is not None:
-            squares = [ops.sum(t.squared_norms) for t in taken]
+            squares = [ops.cast(ops.sum(t.squared_norms), "float32") for t in taken]
             assign(self._reported_norm, ops.sqrt(sum(squares)))
 
     def _is_distributed(self):
@@ -128,6 +146,8 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
             )
         groups, positions = [], []
         members = self._members(gradients, variables)
+        if not members:
+            return []
         most, large = (xla.AT_ONCE, math.inf) if compiles else (len(members), _LARGE)
         with sums_in_blocks() if inside else contextlib.nullcontext():
             for group in alike(members, self._slots.indices, most, large):
@@ -139,10 +159,11 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
                     [member.gradient for member in group],
                     group[0].decays,
                 )
-                if compiles and not is_sparse(group[0].gradient):
+                # Not a few rows: XLA may copy the variable to scatter them.
+                dense = not is_sparse(group[0].gradient)
+                if compiles and dense and xla.on_one_device(*arguments[1:3]):
                     groups.append(xla.CompiledGroup(*arguments, self._programs))
                 else:
-                    # Of a few rows too: XLA may copy the variable to scatter them.
                     groups.append(make_group(*arguments))
             taken = take_step(groups, settings, learning_rate)
         self._slots.record(positions, [t.finite for t in taken])
@@ -178,7 +199,8 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         """Keeps AdaGrad's full-size sums beside the statistics (`TraceRatio`).
 
         Args:
-            matches: function of a variable's path: whether to watch it.
+            matches: function of a variable's path: whether to watch it. A variable
+                without entries is not watched.
 
         Returns:
             A dict of position to path of the variables watched.
@@ -187,7 +209,7 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         watched = {
             position: path
             for position, path in enumerate(unique_paths(variables))
-            if matches(path)
+            if matches(path) and 0 not in variables[position].shape
         }
         for position in watched:
             self._slots.watch(position, variables[position].shape)
@@ -221,7 +243,7 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         The second variable of a path P is called "P#2".
         """
         paths = unique_paths(self._trainable_variables)
-        if self._slots.counters is None:
+        if not self.built or self._slots.counters is None:
             return dict.fromkeys(paths, 0)
         skipped = keras.ops.convert_to_numpy(self._slots.counters.value)[:, 1]
         return {path: int(n) for path, n in zip(paths, skipped)}

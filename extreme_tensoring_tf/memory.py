@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 
-from extreme_tensoring_tf.tensor_index import index_from_level
+from extreme_tensoring_tf.tensor_index import resolve
 
 DEFAULT_OPTIMIZERS = (
     "sgd",
@@ -175,9 +175,10 @@ def _plan(optimizer, named):
     if match:
         level = match.group(1)
         level = level if level == "inf" else int(level)
+        indices = resolve([(name, shape) for name, shape, _ in named], level)
         return optimizer, [
-            _tensored(index_from_level(shape, level), shape, width)
-            for _, shape, width in named
+            _tensored(index, shape, width)
+            for index, (_, shape, width) in zip(indices, named)
         ]
     if optimizer not in _STATE_SIZE:
         raise ValueError(

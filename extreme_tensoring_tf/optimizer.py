@@ -207,9 +207,9 @@ class ExtremeTensoring(GroupedOptimizer):
             self.beta_1,
             self.beta_2,
             self.skip_nonfinite,
-            self.clipnorm,
-            self.global_clipnorm,
-            self.weight_decay,
+            max(self.clipnorm or 0.0, 0.0),
+            max(self.global_clipnorm or 0.0, 0.0),
+            self.weight_decay or 0.0,
         )
 
     def get_config(self):

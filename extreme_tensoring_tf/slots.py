@@ -59,6 +59,7 @@ class Slots:
                     add_variable(
                         shape=variable.shape,
                         dtype=momentum_dtype or variable.dtype,
+                        # Private, and as Keras' own slots: absent without layouts.
                         layout=getattr(variable, "_layout", None),
                         name=f"{prefix}_momentum",
                     )

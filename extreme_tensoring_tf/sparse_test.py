@@ -66,6 +66,21 @@ def test_nonfinite_slice_is_skipped():
     assert optimizer.skipped_updates == {"table": 1}
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sparse_is_dense_in_short_dtypes(dtype):
+    values = np.random.default_rng(1).normal(size=(19, 12))
+    results = []
+    for densify in (tf.convert_to_tensor, lambda g: g):
+        variable = keras.Variable(values, dtype=dtype)
+        optimizer = ExtremeTensoring(0.1, jit_compile=False)
+        for g in sparse_gradients((19, 12), steps=3):
+            g = tf.IndexedSlices(tf.cast(g.values, dtype), g.indices, g.dense_shape)
+            optimizer.apply([densify(g)], [variable])
+        results.append(tf.cast(variable.value, "float32").numpy())
+    np.testing.assert_array_equal(*results)
+    assert (results[0] != tf.cast(tf.cast(values, dtype), "float32").numpy()).any()
+
+
 @pytest.mark.parametrize("jit_compile", [True, False])
 def test_embedding_and_dense_layers_together(jit_compile):
     """Sparse and dense gradients mixed in fit, against the all-dense model."""

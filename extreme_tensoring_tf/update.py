@@ -40,9 +40,14 @@ class Settings:
     beta_1: float
     beta_2: float | None
     skip_nonfinite: bool
-    clipnorm: float | None
-    global_clipnorm: float | None
-    weight_decay: float | None
+    clipnorm: float  # 0 clips nothing, as in Keras; and so for the global norm
+    global_clipnorm: float
+    weight_decay: float
+
+    @property
+    def clips_by_norm(self) -> bool:
+        """Says whether a step needs the norms before anything is updated."""
+        return bool(self.clipnorm or self.global_clipnorm)
 
 
 class Taken(typing.NamedTuple):
@@ -63,7 +68,7 @@ def take_step(groups, settings, learning_rate):
     Returns:
         The `Taken` of every group.
     """
-    if not (settings.clipnorm or settings.global_clipnorm):
+    if not settings.clips_by_norm:
         return [group.step(learning_rate) for group in groups]
     sums = [group.squared_sums() for group in groups]
     return [
@@ -85,7 +90,7 @@ def clip_factors(settings, sums):
     squares = [ops.sum(of_group[0], axis=1) for of_group in sums]
     if not settings.clipnorm:
         total = ops.sum(ops.stack([ops.sum(s) for s in squares]))
-        squares = [ops.broadcast_to(total, s.shape) for s in squares]
+        squares = [ops.broadcast_to(ops.cast(total, s.dtype), s.shape) for s in squares]
     bound = settings.clipnorm or settings.global_clipnorm
     factors = []
     for norm in map(ops.sqrt, squares):
@@ -97,7 +102,8 @@ def clip_factors(settings, sums):
 def check_gradient(gradient, variable):
     """Returns a gradient, or None, that has the shape of its variable.
 
-    On TensorFlow a shape that is unknown when traced is checked when the step runs.
+    On TensorFlow a dimension, or even the rank, may be unknown when a step is traced:
+    then the shape is checked when the step runs.
 
     Raises:
         ValueError: the shapes differ.
@@ -105,10 +111,10 @@ def check_gradient(gradient, variable):
     if gradient is None:
         return None
     expected = tuple(variable.shape)
+    shape = (gradient.values if is_sparse(gradient) else gradient).shape
+    shape = (None,) * len(expected) if _hides_rank(shape) else tuple(shape)
     if is_sparse(gradient):  # the number of gathered rows is free
-        shape = (*expected[:1], *gradient.values.shape[1:])
-    else:
-        shape = tuple(gradient.shape)
+        shape = (*expected[:1], *shape[1:])
     fits = len(shape) == len(expected) and all(
         n is None or n == m for n, m in zip(shape, expected)
     )
@@ -118,9 +124,14 @@ def check_gradient(gradient, variable):
             f"variable {expected}. A gradient must have the shape of its variable: "
             "check custom gradients for a missing transpose or reshape"
         )
-    if IS_TENSORFLOW and None in shape and not is_sparse(gradient):
+    if IS_TENSORFLOW and None in shape:
         return sparse.ensure_shape(gradient, expected)
     return gradient
+
+
+def _hides_rank(shape) -> bool:
+    """Returns whether not even the rank of a `tf.TensorShape` is known."""
+    return getattr(shape, "rank", 0) is None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +190,7 @@ class Group:
         slots: a `slots.GroupSlots`.
         variables: k variables of one shape and dtype.
         gradients: k dense gradients.
-        decays: whether weight decay applies to these variables.
+        decays: whether these variables decay.
     """
 
     row_ids = None  # a sparse gradient's rows of the view
@@ -189,7 +200,7 @@ class Group:
         self.slots = slots
         self.variables = variables
         self.shape = tuple(variables[0].shape)
-        self.decays = decays and bool(settings.weight_decay)
+        self.decays = decays
         self.matrices = self._matrices(gradients)
 
     def _matrices(self, gradients):
@@ -280,8 +291,12 @@ def make_group(settings, slots: GroupSlots, variables, gradients, decays) -> Gro
     """Returns a `SparseGroup` where some rows alone must be touched, else a `Group`."""
     (first, *_), (variable, *_) = gradients, variables
     if is_sparse(first):
-        decays_rows = decays and bool(settings.weight_decay)
-        every_row = decays_rows or settings.beta_1 or slots.diagonals[0] is not None
+        every_row = (
+            decays
+            or settings.beta_1
+            or slots.diagonals[0] is not None
+            or dtype_of(variable) != slots.dtype  # rounded once, with the subtraction
+        )
         if not every_row and sparse.fits(slots.index, tuple(variable.shape)):
             return SparseGroup(settings, slots, variables, gradients, decays)
     return Group(settings, slots, variables, gradients, decays)
