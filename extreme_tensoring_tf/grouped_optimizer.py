@@ -3,17 +3,19 @@
 import contextlib
 import dataclasses
 import math
+from collections.abc import Callable
 
 import keras
 from keras import ops
 
+from extreme_tensoring_tf.gradients import check_gradient
+from extreme_tensoring_tf.gradients import is_sparse
 from extreme_tensoring_tf.marginals import sums_in_blocks
 from extreme_tensoring_tf.slots import Slots
+from extreme_tensoring_tf.tensor_index import TensorIndex
 from extreme_tensoring_tf.update import Member
 from extreme_tensoring_tf.update import Settings
 from extreme_tensoring_tf.update import alike
-from extreme_tensoring_tf.update import check_gradient
-from extreme_tensoring_tf.update import is_sparse
 from extreme_tensoring_tf.update import make_group
 from extreme_tensoring_tf.update import take_step
 from extreme_tensoring_tf.variables import IS_TENSORFLOW
@@ -55,11 +57,11 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         """Returns the numbers of a step as they are now."""
         raise NotImplementedError
 
-    def tensor_indices(self, variables):
+    def tensor_indices(self, variables) -> list[TensorIndex]:
         """Returns tensor indices for a list of (path, shape)."""
         raise NotImplementedError
 
-    def build(self, variables):
+    def build(self, variables) -> None:
         """Creates one vector per dim of each variable's tensor index."""
         if self.built:
             return
@@ -78,7 +80,7 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         # Compiled programs. Not a tracked attribute: they are no part of a checkpoint.
         object.__setattr__(self, "_programs", {})
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(self, grads, trainable_variables=None) -> None:
         """Updates variables by their gradients.
 
         Args:
@@ -103,19 +105,21 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
             grads = [check_gradient(g, v) for g, v in zip(grads, variables)]
         super().apply(grads, trainable_variables)
 
-    def update_step(self, gradient, variable, learning_rate):
-        """Takes one step for one variable by itself; its norm is not clipped."""
+    def update_step(self, gradient, variable, learning_rate) -> None:
+        """Takes one step for one variable by itself, without clipping by norms."""
         self._step([gradient], [variable], learning_rate, clips=False)
 
     def _clip_gradients(self, grads):
+        """Clips by value, and by norms where the step itself cannot."""
         if self.settings().clips_by_norm and not self._is_distributed():
             return grads
         return super()._clip_gradients(grads)
 
     def _apply_weight_decay(self, variables):
-        pass
+        """Does nothing: the step decays."""
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        """Takes one step for all variables, and reports its norm."""
         if self._is_distributed():  # Keras sums gradients, then calls `update_step`
             super()._backend_update_step(grads, trainable_variables, learning_rate)
             return
@@ -182,7 +186,7 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
             members.append(Member(position, variable, gradient, decays, watched))
         return members
 
-    def report_gradient_norm(self, variable):
+    def report_gradient_norm(self, variable) -> None:
         """Has every step assign the global norm of its gradients to a variable.
 
         The norm, sqrt(sum over variables and entries of g**2), follows from sums that
@@ -195,7 +199,7 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         # Not by a plain attribute, which Keras would take for the optimizer's state.
         object.__setattr__(self, "_reported_norm", variable)
 
-    def watch_diagonals(self, matches):
+    def watch_diagonals(self, matches: Callable[[str], bool]) -> dict[int, str]:
         """Keeps AdaGrad's full-size sums beside the statistics (`TraceRatio`).
 
         Args:
@@ -215,14 +219,14 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
             self._slots.watch(position, variables[position].shape)
         return watched
 
-    def unwatch_diagonals(self):
+    def unwatch_diagonals(self) -> None:
         """Drops the sums that `watch_diagonals` added."""
         for diagonal in self._slots.diagonals.values():
             self._untrack_variable(diagonal)
         self._slots.diagonals.clear()
 
     @property
-    def state_size(self):
+    def state_size(self) -> int:
         """Returns the number of scalars of statistics and momentum.
 
         Counters (`iterations`, updates taken and skipped) and the learning rate
@@ -237,7 +241,7 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         return statistics + sum(math.prod(m.shape) for m in self._slots.momentums)
 
     @property
-    def skipped_updates(self):
+    def skipped_updates(self) -> dict[str, int]:
         """Returns {path: count} of the updates left out for a non-finite gradient.
 
         The second variable of a path P is called "P#2".

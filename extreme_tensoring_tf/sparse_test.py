@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from extreme_tensoring_tf import ExtremeTensoring
-from extreme_tensoring_tf.optimizer_test import FORMS
-from extreme_tensoring_tf.optimizer_test import LEVELS
+from extreme_tensoring_tf.preconditioner_test import FORMS
+from extreme_tensoring_tf.preconditioner_test import LEVELS
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("only TensorFlow has sparse gradients", allow_module_level=True)

@@ -17,6 +17,7 @@ import typing
 
 from keras import ops
 
+from extreme_tensoring_tf.gradients import is_sparse
 from extreme_tensoring_tf.preconditioner import Preconditioner
 from extreme_tensoring_tf.preconditioner import squared_sums
 from extreme_tensoring_tf.slots import GroupSlots
@@ -25,7 +26,6 @@ from extreme_tensoring_tf.variables import IS_TENSORFLOW
 from extreme_tensoring_tf.variables import assign
 from extreme_tensoring_tf.variables import assign_sub
 from extreme_tensoring_tf.variables import dtype_of
-from extreme_tensoring_tf.variables import path_of
 from extreme_tensoring_tf.variables import tensor
 
 if IS_TENSORFLOW:  # the others have no sparse gradients
@@ -34,7 +34,7 @@ if IS_TENSORFLOW:  # the others have no sparse gradients
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Numbers that a step depends on: checked arguments of `ExtremeTensoring`."""
+    """The numbers that a step depends on: checked arguments of `ExtremeTensoring`."""
 
     preconditioner: Preconditioner
     beta_1: float
@@ -46,7 +46,7 @@ class Settings:
 
     @property
     def clips_by_norm(self) -> bool:
-        """Says whether a step needs the norms before anything is updated."""
+        """Returns whether a step needs the norms before anything is updated."""
         return bool(self.clipnorm or self.global_clipnorm)
 
 
@@ -57,7 +57,7 @@ class Taken(typing.NamedTuple):
     finite: typing.Any  # whether they were; None without `skip_nonfinite`
 
 
-def take_step(groups, settings, learning_rate):
+def take_step(groups, settings: Settings, learning_rate) -> list[Taken]:
     """Takes one step of Algorithm 1 for the variables of all groups.
 
     Args:
@@ -77,7 +77,7 @@ def take_step(groups, settings, learning_rate):
     ]
 
 
-def clip_factors(settings, sums):
+def clip_factors(settings: Settings, sums) -> list:
     """Returns the factors of `clipnorm` or `global_clipnorm`, (k,) for each group.
 
     A gradient that is not finite makes its factor nan, as in Keras: with the global
@@ -99,41 +99,6 @@ def clip_factors(settings, sums):
     return factors
 
 
-def check_gradient(gradient, variable):
-    """Returns a gradient, or None, that has the shape of its variable.
-
-    On TensorFlow a dimension, or even the rank, may be unknown when a step is traced:
-    then the shape is checked when the step runs.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    if gradient is None:
-        return None
-    expected = tuple(variable.shape)
-    shape = (gradient.values if is_sparse(gradient) else gradient).shape
-    shape = (None,) * len(expected) if _hides_rank(shape) else tuple(shape)
-    if is_sparse(gradient):  # the number of gathered rows is free
-        shape = (*expected[:1], *shape[1:])
-    fits = len(shape) == len(expected) and all(
-        n is None or n == m for n, m in zip(shape, expected)
-    )
-    if not fits:
-        raise ValueError(
-            f"the gradient of variable {path_of(variable)!r} has shape {shape}, the "
-            f"variable {expected}. A gradient must have the shape of its variable: "
-            "check custom gradients for a missing transpose or reshape"
-        )
-    if IS_TENSORFLOW and None in shape:
-        return sparse.ensure_shape(gradient, expected)
-    return gradient
-
-
-def _hides_rank(shape) -> bool:
-    """Returns whether not even the rank of a `tf.TensorShape` is known."""
-    return getattr(shape, "rank", 0) is None
-
-
 @dataclasses.dataclass(frozen=True)
 class Member:
     """A variable that takes part in a step."""
@@ -145,7 +110,7 @@ class Member:
     watched: bool  # whether AdaGrad's sums are kept beside its statistics
 
 
-def alike(members, indices, most, large):
+def alike(members, indices, most: int, large: float) -> list[list[Member]]:
     """Returns lists of members that are updated together.
 
     They share tensor index, shape and dtype, and whether they are decayed or watched.
@@ -175,11 +140,6 @@ def alike(members, indices, most, large):
         for group in groups.values()
         for start in range(0, len(group), most)
     ]
-
-
-def is_sparse(gradient) -> bool:
-    """Returns whether a gradient is `tf.IndexedSlices`."""
-    return IS_TENSORFLOW and sparse.is_sparse(gradient)
 
 
 class Group:
