@@ -41,7 +41,7 @@ class GenerateRequest(BaseModel):
 
 
 def create_app(folder=None) -> FastAPI:
-    """The server of an export; by default that of the environment variable MODEL."""
+    """Returns the server of an export, by default of the environment's MODEL."""
     folder = pathlib.Path(folder or os.environ["MODEL"])
     functions = tf.saved_model.load(str(folder)).signatures
     limits = json.loads((folder / "assets.extra" / "limits.json").read_text())
@@ -52,7 +52,7 @@ def create_app(folder=None) -> FastAPI:
     app = FastAPI(title="language model")
 
     def encode(texts, most, suffix=()):
-        """(B, T) ids filled up with padding."""
+        """Returns (B, T) ids, filled up with padding."""
         rows = [[*vocabulary.encode(text.strip()), *suffix] for text in texts]
         for number, row in enumerate(rows, start=1):
             if len(row) > most:

@@ -3,6 +3,8 @@
 The judge takes the same steps by hand, with dense gradients and nothing compiled.
 """
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -44,11 +46,13 @@ def batches():
         yield ids, rng.normal(size=(rows, 1)).astype("float32")
 
 
-def judge(make):
-    """The model after one step on each batch, with dense gradients."""
+@functools.cache
+def judge(name):
+    """Returns the model after one step on each batch, with dense gradients."""
     import tensorflow as tf
 
-    model = text_model(make(0.1))
+    model = text_model(OPTIMIZERS[name](0.1))
+    model.optimizer.jit_compile = False
     for x, y in batches():
         with tf.GradientTape() as tape:
             loss = model.compute_loss(x, y, model(x))
@@ -81,7 +85,7 @@ def test_rows_and_lengths_that_are_unknown_when_traced(name, jit_compile):
     stream = tf.data.Dataset.from_generator(batches, output_signature=specs)
     stream = stream.apply(tf.data.experimental.assert_cardinality(3))
     model.fit(stream, shuffle=False, verbose=0)
-    check_equal(model, judge(OPTIMIZERS[name]))
+    check_equal(model, judge(name))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -164,22 +168,38 @@ def test_a_gradient_of_another_shape_is_refused(shape):
 
 
 @only_tensorflow
-def test_a_gradient_whose_shape_shows_late_is_refused():
+@pytest.mark.parametrize("known", [[None, None], None], ids=["rank", "nothing"])
+@pytest.mark.parametrize("rows", [None, [1, 3]], ids=["dense", "sparse"])
+def test_a_gradient_whose_shape_shows_late(known, rows):
+    """As that of a `tf.py_function`: used where it fits, refused where it does not."""
     import tensorflow as tf
 
     variable = keras.Variable(np.zeros((4, 6)), dtype="float32")
     optimizer = ExtremeTensoring(0.1)
     optimizer.build([variable])
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None])])
+    @tf.function(input_signature=[tf.TensorSpec(known)])
     def step(gradient):
+        if rows:
+            gradient = tf.IndexedSlices(gradient, rows, (4, 6))
         optimizer.apply([gradient], [variable])
 
-    step(tf.ones((4, 6)))
+    count = len(rows or range(4))
+    step(tf.ones((count, 6)))
     before = variable.numpy()
+    moved = np.flatnonzero((before < 0).all(axis=1)).tolist()
+    assert moved == (rows or [0, 1, 2, 3])
     with pytest.raises(tf.errors.InvalidArgumentError, match="not compatible"):
-        step(tf.ones((6, 4)))
+        step(tf.ones((count, 12)))
     np.testing.assert_array_equal(variable.numpy(), before)
+
+
+@only_tensorflow
+def test_a_sparse_gradient_of_another_shape_is_refused():
+    import tensorflow as tf
+
+    variable = keras.Variable(np.zeros((4, 6)), dtype="float32")
+    optimizer = ExtremeTensoring(0.1)
     sparse = tf.IndexedSlices(tf.ones((2, 5)), [0, 1])
     with pytest.raises(ValueError, match=r"shape \(4, 5\), the variable \(4, 6\)"):
         optimizer.apply([sparse], [variable])
@@ -215,7 +235,7 @@ def twins():
 
 def test_equal_paths_are_told_apart_by_position():
     variables = twins()
-    ruled = ExtremeTensoring(0.1, tensor_dims={"kernel": 1})
+    ruled = ExtremeTensoring(0.1, tensor_dims={"kernel": 1}, jit_compile=False)
     ruled.build(variables)
     kernels = [dims.dims for dims in ruled._slots.indices[::2]]
     assert kernels == [(6, 8), (8,), (6, 8), (8,)]

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from extreme_tensoring_tf.tensor_index import Fold
 
-def slice_sums(vector, fold):
-    """Sums of `vector` over the slices of each dim of `fold`.
+
+def slice_sums(vector, fold: Fold) -> list:
+    """Returns the sums of `vector` over the slices of each dim of `fold`.
 
     Args:
         vector: tensor or array of shape (..., fold.size).
@@ -41,16 +43,16 @@ def slice_sums(vector, fold):
     return sums
 
 
-def slice_sums_at(values, indices, fold):
-    """`slice_sums` of a vector that is `values` at `indices` and 0 elsewhere."""
+def slice_sums_at(values, indices, fold: Fold) -> list:
+    """Returns `slice_sums` of a vector of `values` at `indices` and 0 elsewhere."""
     return [
         ops.segment_sum(values, digits, num_segments=dim)
         for digits, dim in zip(_digits(indices, fold), fold.dims)
     ]
 
 
-def outer_sum(terms, fold):
-    """Sum over an axis of one term per dim of its fold.
+def outer_sum(terms, fold: Fold):
+    """Returns the sum over an axis of one term per dim of its fold.
 
     Entry j of the result adds the entries that index j has in each term.
 
@@ -80,8 +82,8 @@ def outer_sum(terms, fold):
     return xp.reshape(grid, (*lead, fold.cells))[..., : fold.size]
 
 
-def outer_sum_at(terms, indices, fold):
-    """The entries of `outer_sum` at `indices`."""
+def outer_sum_at(terms, indices, fold: Fold):
+    """Returns the entries of `outer_sum` at `indices`."""
     result = None
     for digits in _digits(indices, fold):
         values = ops.take(next(terms), digits)
@@ -90,12 +92,12 @@ def outer_sum_at(terms, indices, fold):
 
 
 def _module_of(x):
-    """NumPy for constants, so that they stay constants; else `keras.ops`."""
+    """Returns NumPy for constants, so that they stay constants, else `keras.ops`."""
     return np if isinstance(x, np.ndarray) else ops
 
 
 def _digits(indices, fold):
-    """Coordinates of `indices` in each dim of the fold: a mixed-radix number."""
+    """Returns the coordinates of `indices` in each dim: digits of a mixed radix."""
     if not fold.parts:
         return [indices] if fold.kept else []
     digits = []

@@ -3,17 +3,19 @@
 import contextlib
 import dataclasses
 import math
+from collections.abc import Callable
 
 import keras
 from keras import ops
 
+from extreme_tensoring_tf.gradients import check_gradient
+from extreme_tensoring_tf.gradients import is_sparse
 from extreme_tensoring_tf.marginals import sums_in_blocks
 from extreme_tensoring_tf.slots import Slots
+from extreme_tensoring_tf.tensor_index import TensorIndex
 from extreme_tensoring_tf.update import Member
 from extreme_tensoring_tf.update import Settings
 from extreme_tensoring_tf.update import alike
-from extreme_tensoring_tf.update import check_gradient
-from extreme_tensoring_tf.update import is_sparse
 from extreme_tensoring_tf.update import make_group
 from extreme_tensoring_tf.update import take_step
 from extreme_tensoring_tf.variables import IS_TENSORFLOW
@@ -24,6 +26,18 @@ from extreme_tensoring_tf.variables import unique_paths
 
 if IS_TENSORFLOW:  # the others do without it
     from extreme_tensoring_tf import xla
+
+# The private names of Keras' optimizer that this package uses, each with its reason.
+# The public hook, `update_step`, is given one variable at a time.
+KERAS_PRIVATES = {
+    "_clip_gradients": "Keras clips in a pass over all gradients; here the step clips",
+    "_apply_weight_decay": "Keras decays in a pass over all variables; here the step",
+    "_backend_update_step": "it is given all variables of a step",
+    "_get_variable_index": "the place of a variable in the order of `build`",
+    "_trainable_variables": "the variables in the order of `build`",
+    "_use_weight_decay": "says whether a variable is excluded from decay",
+    "_untrack_variable": "drops what `watch_diagonals` added",
+}
 
 # A variable of as many entries is a group by itself, unless it is compiled: stacking
 # saves nothing there, and its gradient would wait for those of the others.
@@ -43,11 +57,11 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         """Returns the numbers of a step as they are now."""
         raise NotImplementedError
 
-    def tensor_indices(self, variables):
+    def tensor_indices(self, variables) -> list[TensorIndex]:
         """Returns tensor indices for a list of (path, shape)."""
         raise NotImplementedError
 
-    def build(self, variables):
+    def build(self, variables) -> None:
         """Creates one vector per dim of each variable's tensor index."""
         if self.built:
             return
@@ -66,44 +80,52 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         # Compiled programs. Not a tracked attribute: they are no part of a checkpoint.
         object.__setattr__(self, "_programs", {})
 
-    def apply(self, grads, trainable_variables=None):
-        """Updates variables by their gradients, whose shapes must be equal."""
-        variables = trainable_variables
-        if variables is None:
+    def apply(self, grads, trainable_variables=None) -> None:
+        """Updates variables by their gradients.
+
+        Args:
+            grads: one gradient, or None, per variable, of the shape of the variable.
+            trainable_variables: the variables; None stands for those of `build`.
+
+        Raises:
+            ValueError: there are more or fewer gradients than variables, or a
+                gradient has another shape than its variable.
+        """
+        grads = list(grads)
+        if trainable_variables is None:
             variables = self._trainable_variables
-        grads, variables = list(grads), list(variables)
-        if len(grads) == len(variables):  # Keras refuses other lists
+        else:
+            variables = trainable_variables = list(trainable_variables)
+            if len(grads) != len(variables):
+                raise ValueError(
+                    f"{len(grads)} gradients were given for {len(variables)} "
+                    "variables: give one per variable, None where there is none"
+                )
+        if len(grads) == len(variables):  # Keras refuses others than those of `build`
             grads = [check_gradient(g, v) for g, v in zip(grads, variables)]
         super().apply(grads, trainable_variables)
 
-    def update_step(self, gradient, variable, learning_rate):
-        """Takes one step for one variable by itself; its norm is not clipped."""
+    def update_step(self, gradient, variable, learning_rate) -> None:
+        """Takes one step for one variable by itself, without clipping by norms."""
         self._step([gradient], [variable], learning_rate, clips=False)
 
-    # Private names of Keras' that are used, beside `update_step`, its public hook:
-    # - `_clip_gradients`, `_apply_weight_decay`: Keras clips and decays in a pass over
-    #   all gradients and one over all variables; here both are part of the step.
-    # - `_backend_update_step`: it is given all variables of a step, not one by one.
-    # - `_get_variable_index`, `_trainable_variables`: the order of `build`.
-    # - `_use_weight_decay`: whether a variable is excluded from decay.
-    # - `_untrack_variable`: drops what `watch_diagonals` added.
-
     def _clip_gradients(self, grads):
-        by_norm = self.clipnorm or self.global_clipnorm
-        if by_norm and not self._is_distributed():
+        """Clips by value, and by norms where the step itself cannot."""
+        if self.settings().clips_by_norm and not self._is_distributed():
             return grads
         return super()._clip_gradients(grads)
 
     def _apply_weight_decay(self, variables):
-        pass
+        """Does nothing: the step decays."""
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        """Takes one step for all variables, and reports its norm."""
         if self._is_distributed():  # Keras sums gradients, then calls `update_step`
             super()._backend_update_step(grads, trainable_variables, learning_rate)
             return
         taken = self._step(grads, trainable_variables, learning_rate)
         if self._reported_norm is not None:
-            squares = [ops.sum(t.squared_norms) for t in taken]
+            squares = [ops.cast(ops.sum(t.squared_norms), "float32") for t in taken]
             assign(self._reported_norm, ops.sqrt(sum(squares)))
 
     def _is_distributed(self):
@@ -128,6 +150,8 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
             )
         groups, positions = [], []
         members = self._members(gradients, variables)
+        if not members:
+            return []
         most, large = (xla.AT_ONCE, math.inf) if compiles else (len(members), _LARGE)
         with sums_in_blocks() if inside else contextlib.nullcontext():
             for group in alike(members, self._slots.indices, most, large):
@@ -139,10 +163,11 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
                     [member.gradient for member in group],
                     group[0].decays,
                 )
-                if compiles and not is_sparse(group[0].gradient):
+                # Not a few rows: XLA may copy the variable to scatter them.
+                dense = not is_sparse(group[0].gradient)
+                if compiles and dense and xla.on_one_device(*arguments[1:3]):
                     groups.append(xla.CompiledGroup(*arguments, self._programs))
                 else:
-                    # Of a few rows too: XLA may copy the variable to scatter them.
                     groups.append(make_group(*arguments))
             taken = take_step(groups, settings, learning_rate)
         self._slots.record(positions, [t.finite for t in taken])
@@ -161,7 +186,7 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
             members.append(Member(position, variable, gradient, decays, watched))
         return members
 
-    def report_gradient_norm(self, variable):
+    def report_gradient_norm(self, variable) -> None:
         """Has every step assign the global norm of its gradients to a variable.
 
         The norm, sqrt(sum over variables and entries of g**2), follows from sums that
@@ -174,11 +199,12 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         # Not by a plain attribute, which Keras would take for the optimizer's state.
         object.__setattr__(self, "_reported_norm", variable)
 
-    def watch_diagonals(self, matches):
+    def watch_diagonals(self, matches: Callable[[str], bool]) -> dict[int, str]:
         """Keeps AdaGrad's full-size sums beside the statistics (`TraceRatio`).
 
         Args:
-            matches: function of a variable's path: whether to watch it.
+            matches: function of a variable's path: whether to watch it. A variable
+                without entries is not watched.
 
         Returns:
             A dict of position to path of the variables watched.
@@ -187,20 +213,20 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         watched = {
             position: path
             for position, path in enumerate(unique_paths(variables))
-            if matches(path)
+            if matches(path) and 0 not in variables[position].shape
         }
         for position in watched:
             self._slots.watch(position, variables[position].shape)
         return watched
 
-    def unwatch_diagonals(self):
+    def unwatch_diagonals(self) -> None:
         """Drops the sums that `watch_diagonals` added."""
         for diagonal in self._slots.diagonals.values():
             self._untrack_variable(diagonal)
         self._slots.diagonals.clear()
 
     @property
-    def state_size(self):
+    def state_size(self) -> int:
         """Returns the number of scalars of statistics and momentum.
 
         Counters (`iterations`, updates taken and skipped) and the learning rate
@@ -215,13 +241,13 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         return statistics + sum(math.prod(m.shape) for m in self._slots.momentums)
 
     @property
-    def skipped_updates(self):
+    def skipped_updates(self) -> dict[str, int]:
         """Returns {path: count} of the updates left out for a non-finite gradient.
 
         The second variable of a path P is called "P#2".
         """
         paths = unique_paths(self._trainable_variables)
-        if self._slots.counters is None:
+        if not self.built or self._slots.counters is None:
             return dict.fromkeys(paths, 0)
         skipped = keras.ops.convert_to_numpy(self._slots.counters.value)[:, 1]
         return {path: int(n) for path, n in zip(paths, skipped)}

@@ -1,4 +1,4 @@
-"""Row and column sums of a squared matrix: the one pass over the gradient.
+"""The one pass over the gradient sums the squares of a matrix by rows and by columns.
 
 How a sum is written decides its speed, and the best form differs per backend and
 device. That choice is kept here; the figures behind it are in
@@ -25,6 +25,7 @@ _in_blocks = contextvars.ContextVar("in_blocks", default=False)
 
 @functools.cache
 def _on_cpu(backend):
+    """Returns whether Keras runs on this backend, and that on the CPU alone."""
     if keras.backend.backend() != backend:
         return False
     if backend == "jax":
@@ -38,7 +39,7 @@ def _on_cpu(backend):
 
 @contextlib.contextmanager
 def sums_in_blocks():
-    """Within, TensorFlow on the CPU sums in a loop over blocks of rows.
+    """Has TensorFlow on the CPU sum in a loop over blocks of rows, within the context.
 
     For what XLA compiles. Its row sums write all squares to memory and its column
     sums run at a quarter of the memory's speed; a block that stays in cache costs
@@ -52,7 +53,7 @@ def sums_in_blocks():
 
 
 def row_and_col_sums(matrix, rows=True, cols=True, weights=None, dtype=None):
-    """Sums of `matrix**2` over each row and over each column.
+    """Returns the sums of `matrix**2` over each row and over each column.
 
     Args:
         matrix: tensor of shape (m, n). On TensorFlow m may be unknown when traced.
@@ -78,6 +79,7 @@ def row_and_col_sums(matrix, rows=True, cols=True, weights=None, dtype=None):
 
 
 def _plain(matrix, rows, cols, weights, dtype):
+    """Returns what `row_and_col_sums` does, from all squares at once."""
     m, n = matrix.shape
     squares = ops.square(ops.cast(matrix, dtype))
     row_sums = col_sums = None
@@ -92,6 +94,7 @@ def _plain(matrix, rows, cols, weights, dtype):
 
 
 def _row_sums(matrix, weights):
+    """Returns the sums over rows, each entry times the weight of its column."""
     n = matrix.shape[1]
     if n == 1 and weights is None:
         return ops.reshape(matrix, (-1,))
@@ -111,7 +114,7 @@ def _row_sums(matrix, weights):
 
 
 def _apart(matrix, rows, cols, weights, dtype):
-    """`_plain`, each sum fused with nothing else.
+    """Returns what `_plain` does, each sum fused with nothing else.
 
     JAX on the CPU has fast kernels for a sum of squares by itself. Fused with the
     other sum or the scaling it writes all squares to memory first: 3 times slower.
@@ -131,7 +134,7 @@ def _apart(matrix, rows, cols, weights, dtype):
 
 
 def _loop(matrix, rows, cols, weights, dtype, block):
-    """`_plain` over blocks of rows, and over the rows that are left."""
+    """Returns what `_plain` does, from blocks of rows and the rows that are left."""
     m, n = matrix.shape
     count = m // block
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 
-from extreme_tensoring_tf.tensor_index import index_from_level
+from extreme_tensoring_tf.tensor_rules import resolve
 
 DEFAULT_OPTIMIZERS = (
     "sgd",
@@ -20,8 +20,11 @@ DEFAULT_OPTIMIZERS = (
 
 
 def _adafactor(shape):
-    # Keras allocates the factors and, besides, an array of the full size. Where
-    # it does not factor, two placeholders stand for the factors.
+    """Returns the state scalars of Keras' Adafactor.
+
+    Keras allocates the factors and, besides, an array of the full size. Where it does
+    not factor, two placeholders stand for the factors.
+    """
     if len(shape) < 2:
         return math.prod(shape) + 2
     rows, cols = shape[:-1], shape[:-2] + shape[-1:]
@@ -49,12 +52,13 @@ _UPDATE_VECTORS = 3
 
 @dataclasses.dataclass(frozen=True)
 class MemoryReport:
-    """Result of `memory_report`. `str()` is the table, `to_dict()` the numbers."""
+    """The result of `memory_report`: `str()` is the table, `to_dict()` the numbers."""
 
     variables: list  # dicts: name, shape, entries, optimizers {name: {...}}
     totals: dict  # optimizer name -> {"scalars", "bytes", "update_bytes"}
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
+        """Returns all numbers, as JSON can hold them."""
         return {"variables": self.variables, "totals": self.totals}
 
     def __str__(self):
@@ -84,11 +88,12 @@ class MemoryReport:
         return _format_table(rows, left=len(head), footer=3)
 
     def _dims(self, i, name):
+        """Returns the dims of variable i under an optimizer; None if it has none."""
         return self.variables[i]["optimizers"][name].get("dims")
 
 
 def memory_report(model_or_shapes, optimizers=None) -> MemoryReport:
-    """Optimizer state of a model, per variable and in all.
+    """Returns the optimizer state of a model, per variable and in all.
 
     Args:
         model_or_shapes: a Keras model, a built optimizer, a list of variables, a
@@ -135,7 +140,7 @@ def memory_report(model_or_shapes, optimizers=None) -> MemoryReport:
 
 
 def _named_shapes(source):
-    """List of (name, shape, bytes per entry)."""
+    """Returns a list of (name, shape, bytes per entry)."""
     for attribute in ("trainable_variables", "_trainable_variables"):
         source = getattr(source, attribute, source)  # of a model, an optimizer
     if isinstance(source, dict):
@@ -158,12 +163,13 @@ def _named_shapes(source):
 
 
 def _itemsize(dtype):
+    """Returns the bytes of an entry."""
     bits = re.search(r"\d+$", getattr(dtype, "name", str(dtype)))
     return int(bits.group()) // 8 if bits else 1
 
 
 def _plan(optimizer, named):
-    """Name of the optimizer, and per variable its scalars, bytes and dims."""
+    """Returns an optimizer's name, and per variable its scalars, bytes and dims."""
     if not isinstance(optimizer, str):
         indices = optimizer.tensor_indices([(name, shape) for name, shape, _ in named])
         momentum = bool(optimizer.beta_1)
@@ -175,9 +181,10 @@ def _plan(optimizer, named):
     if match:
         level = match.group(1)
         level = level if level == "inf" else int(level)
+        indices = resolve([(name, shape) for name, shape, _ in named], level)
         return optimizer, [
-            _tensored(index_from_level(shape, level), shape, width)
-            for _, shape, width in named
+            _tensored(index, shape, width)
+            for index, (_, shape, width) in zip(indices, named)
         ]
     if optimizer not in _STATE_SIZE:
         raise ValueError(
@@ -196,6 +203,7 @@ def _plan(optimizer, named):
 
 
 def _tensored(index, shape, width, momentum=False):
+    """Returns the cells of one variable whose statistics follow a tensor index."""
     full = math.prod(shape) if momentum else 0
     return {
         "dims": list(index.dims),

@@ -80,6 +80,16 @@ def test_built_optimizer():
     assert report.totals["ours"]["scalars"] == optimizer.state_size
 
 
+def test_variables_without_entries_keep_one_scalar_as_in_the_optimizer():
+    empty = [keras.Variable(np.ones(s), dtype="float32") for s in ((0, 5), (3,))]
+    optimizer = ExtremeTensoring(name="ours")
+    optimizer.build(empty)
+    report = memory_report(optimizer)
+    assert report.totals["et2"] == report.totals["ours"]
+    assert report.totals["ours"]["scalars"] == optimizer.state_size == 4
+    assert "0x5" in str(report)
+
+
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="Received: 'shampoo'"):
         memory_report(SHAPES, ["shampoo"])

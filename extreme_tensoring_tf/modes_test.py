@@ -159,7 +159,8 @@ def replicas(optimizer, variables, batches):
 
     strategy = two_replicas()
     with strategy.scope():
-        mirrored = [keras.Variable(v.value, dtype=v.dtype) for v in variables]
+        values = map(ops.convert_to_numpy, variables)
+        mirrored = [keras.Variable(v, dtype=o.dtype) for v, o in zip(values, variables)]
         ours = ExtremeTensoring.from_config(optimizer.get_config())
         ours.build(mirrored)
 

@@ -1,12 +1,15 @@
 """`ExtremeTensoring`, the optimizer: its arguments, forms and configuration."""
 
+from typing import Self
+
 import keras
 
 from extreme_tensoring_tf.grouped_optimizer import GroupedOptimizer
 from extreme_tensoring_tf.planner import plan
 from extreme_tensoring_tf.preconditioner import Preconditioner
+from extreme_tensoring_tf.tensor_index import TensorIndex
 from extreme_tensoring_tf.tensor_index import check_level
-from extreme_tensoring_tf.tensor_index import resolve
+from extreme_tensoring_tf.tensor_rules import resolve
 from extreme_tensoring_tf.update import Settings
 from extreme_tensoring_tf.variables import path_of
 
@@ -156,7 +159,7 @@ class ExtremeTensoring(GroupedOptimizer):
         self.jit_compile = jit_compile
 
     @classmethod
-    def algorithm_1(cls, learning_rate, level=2, **kwargs):
+    def algorithm_1(cls, learning_rate, level=2, **kwargs) -> Self:
         """Returns the paper's form: a geometric mean of sums that never decay.
 
         Source: arXiv 1902.04620, Algorithm 1. The best rate depends on the level:
@@ -176,7 +179,7 @@ class ExtremeTensoring(GroupedOptimizer):
         return cls(learning_rate, level, **form | kwargs)
 
     @classmethod
-    def for_budget(cls, variables, budget_bytes, gradients=None, **kwargs):
+    def for_budget(cls, variables, budget_bytes, gradients=None, **kwargs) -> Self:
         """Returns an optimizer whose statistics fit a number of bytes.
 
         Dims are chosen per variable and axis; an axis may also be dropped: one
@@ -196,8 +199,8 @@ class ExtremeTensoring(GroupedOptimizer):
         named = [(path_of(v), tuple(v.shape)) for v in variables]
         return cls(tensor_dims=plan(named, budget_bytes, gradients), **kwargs)
 
-    def tensor_indices(self, variables):
-        """Returns tensor indices for a list of (path, shape): see `tensor_index.py`."""
+    def tensor_indices(self, variables) -> list[TensorIndex]:
+        """Returns tensor indices for a list of (path, shape): see `tensor_rules.py`."""
         return resolve(variables, self.level, self.tensor_dims)
 
     def settings(self) -> Settings:
@@ -207,12 +210,12 @@ class ExtremeTensoring(GroupedOptimizer):
             self.beta_1,
             self.beta_2,
             self.skip_nonfinite,
-            self.clipnorm,
-            self.global_clipnorm,
-            self.weight_decay,
+            max(self.clipnorm or 0.0, 0.0),
+            max(self.global_clipnorm or 0.0, 0.0),
+            self.weight_decay or 0.0,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """Returns the arguments of the constructor, for `from_config`."""
         config = super().get_config()
         config.update(

@@ -1,4 +1,4 @@
-"""The finest preconditioner that a memory budget allows, axis by axis.
+"""The planner finds the finest preconditioner that a memory budget allows.
 
 Every axis of every variable starts dropped: one scalar for all of it. Then the
 refinement that gains most per scalar is bought, again and again, until the budget
@@ -26,8 +26,8 @@ import re
 import numpy as np
 
 from extreme_tensoring_tf import folding
-from extreme_tensoring_tf.tensor_index import index_from_dims
 from extreme_tensoring_tf.tensor_index import tensor_index
+from extreme_tensoring_tf.tensor_rules import index_from_dims
 
 BYTES = 4  # a float32 scalar
 
@@ -41,7 +41,7 @@ class Refinement:
     dims: int | list[int]  # of the axis, as an entry of nested dims
 
 
-def plan(variables, budget_bytes, gradients=None):
+def plan(variables, budget_bytes, gradients=None) -> dict | list:
     """Returns rules for `ExtremeTensoring(tensor_dims=...)` that fit a budget.
 
     Args:
@@ -110,6 +110,7 @@ def _choose(variables, scalars, gradients):
 
 
 def _state_size(shape, dims):
+    """Returns the scalars of statistics that nested dims take."""
     return index_from_dims(shape, tuple(dims)).state_size
 
 

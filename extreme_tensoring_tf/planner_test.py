@@ -4,7 +4,7 @@ import pytest
 
 from extreme_tensoring_tf import ExtremeTensoring
 from extreme_tensoring_tf.planner import plan
-from extreme_tensoring_tf.tensor_index import resolve
+from extreme_tensoring_tf.tensor_rules import resolve
 
 VARIABLES = [
     ("embedding/table", (50257, 64)),

@@ -21,18 +21,18 @@ being zero (sparse gradients). Then everything costs what those rows cost.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from keras import ops
 
 from extreme_tensoring_tf import folding
+from extreme_tensoring_tf.factors import Factors
 from extreme_tensoring_tf.marginals import row_and_col_sums
+from extreme_tensoring_tf.tensor_index import TensorIndex
 
 
-def squared_sums(matrices, index, row_ids=None, dtype=None):
-    """One array per dim of `index`: the sums of squares over its slices.
+def squared_sums(matrices, index: TensorIndex, row_ids=None, dtype=None) -> list:
+    """Returns the sums of squares over slices, one array per dim of `index`.
 
     S_i[j] = sum over I with I_i = j of g[I]**2 (Algorithm 1, line 5).
 
@@ -68,8 +68,8 @@ def squared_sums(matrices, index, row_ids=None, dtype=None):
 
 
 @functools.cache
-def slice_counts(index):
-    """One array per dim of `index`: entries of the variable in each slice.
+def slice_counts(index: TensorIndex) -> list[np.ndarray]:
+    """Returns the entries of the variable in each slice, one array per dim of `index`.
 
     Padding is not counted. Arrays are float64 NumPy: they are constants, counted
     once and not at every uncompiled step.
@@ -81,8 +81,8 @@ def slice_counts(index):
     return rows + folding.slice_sums(np.full(n, float(m)), index.cols)
 
 
-def geometric_mean_logs(statistics, scale, epsilon):
-    """Logarithms of the factors of Algorithm 1, one vector per dim.
+def geometric_mean_logs(statistics, scale, epsilon: float) -> list:
+    """Returns the logarithms of the factors of Algorithm 1, one vector per dim.
 
     delta[I] = prod_i (epsilon + S_i[I_i]) ** (-1 / (2 p))
              = scale ** (-1/2) * exp(sum_i logs_i[I_i])
@@ -101,8 +101,8 @@ def geometric_mean_logs(statistics, scale, epsilon):
     return [_log_ratio(s, epsilon, scale) * exponent for s in statistics]
 
 
-def rank_one_logs(means, scale, epsilon):
-    """Logarithms of the factors of the product closest to g**2, one per dim.
+def rank_one_logs(means, scale, epsilon: float) -> list:
+    """Returns the logarithms of the factors of the product closest to g**2.
 
     delta[I] = v[I] ** (-1/2),  v[I] = prod_i (M_i[I_i] + e) / (M + e) ** (p - 1)
              = scale ** (-1/2) * exp(sum_i logs_i[I_i])
@@ -119,7 +119,7 @@ def rank_one_logs(means, scale, epsilon):
 
 
 def literal_geometric_mean(row, col, p, epsilon):
-    """Full-size preconditioner of Algorithm 1 to the letter.
+    """Returns the full-size preconditioner of Algorithm 1 to the letter.
 
     delta[I] = (epsilon + prod_i S_i[I_i]) ** (-1 / (2 p))
 
@@ -147,7 +147,7 @@ def literal_geometric_mean(row, col, p, epsilon):
 
 
 def _log_ratio(statistic, epsilon, scale):
-    """log((statistic + epsilon) / scale), and +inf at 0: the factor is then 0.
+    """Returns log((statistic + epsilon) / scale), +inf at 0: the factor is then 0.
 
     All gradients of such a slice have been 0, so any finite factor will do; the
     product of several powers of a small epsilon might not be finite.
@@ -158,7 +158,7 @@ def _log_ratio(statistic, epsilon, scale):
 
 
 def _row_and_col(logs, index, row_ids=None):
-    """Row vectors and column vectors that add up the logarithms of the factors."""
+    """Returns row and column vectors that add up the logarithms of the factors."""
     logs = iter(logs)
     if not (index.rows.dims or index.cols.dims):
         return None, next(logs)  # shape (k, 1): broadcasts over the columns
@@ -171,7 +171,7 @@ def _row_and_col(logs, index, row_ids=None):
 
 
 def inverse_trace(statistics, index, epsilon) -> float:
-    """Sum over all entries of 1 / delta, for Algorithm 1's statistics.
+    """Returns the sum over all entries of 1 / delta, for Algorithm 1's statistics.
 
     sum over I of prod_i (epsilon + S_i[I_i]) ** (1 / (2 p))
 
@@ -190,7 +190,7 @@ def inverse_trace(statistics, index, epsilon) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Preconditioner:
-    """How statistics become a preconditioned direction: the checked settings.
+    """The checked settings by which statistics become a preconditioned direction.
 
     The fields are arguments of `ExtremeTensoring`, where they are explained.
     """
@@ -227,8 +227,8 @@ class Preconditioner:
                 '`preconditioner="geometric_mean"`. Use "axis" with "rank_one".'
             )
 
-    def factors(self, sums, index, row_ids=None):
-        """The preconditioners of k variables, as short vectors.
+    def factors(self, sums, index: TensorIndex, row_ids=None) -> list[Factors]:
+        """Returns the preconditioners of k variables, as short vectors.
 
         Args:
             sums: the statistics S_i, bias-corrected, of shapes (k, dim).
@@ -269,7 +269,7 @@ class Preconditioner:
         ]
 
     def _statistics(self, sums, index):
-        """S_i or M_i, and the same for the whole variable, epsilon added."""
+        """Returns S_i or M_i, and the like of the whole variable with epsilon added."""
         total = ops.sum(sums[0], axis=1, keepdims=True)  # every S_i adds up to it
         if self.statistic == "mean" or self.form == "rank_one":
             counts = slice_counts(index)
@@ -278,62 +278,4 @@ class Preconditioner:
         return sums, ops.where(total > 0, total + self.epsilon, 1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Factors:
-    """The preconditioner delta of one variable, before it is written out.
-
-    delta = root * (row outer col), a factor of None being 1; or, with `literal`,
-    what that function makes of `row` and `col`.
-    """
-
-    row: Any
-    col: Any
-    root: Any
-    size: int  # entries of the whole variable
-    clip_threshold: float | None
-    literal: Callable | None = None
-
-    def scale(self, direction, learning_rate, multiplier=None):
-        """Returns learning_rate * delta * direction, clipped to `clip_threshold`.
-
-        Args:
-            direction: matrix of shape `index.view`, or the rows `row_ids` of it.
-            learning_rate: scalar tensor, of the dtype of the result.
-            multiplier: None, or a scalar; the direction is multiplied by it first.
-
-        Returns:
-            A matrix of the shape of `direction`.
-        """
-        row, col = self.row, self.col
-        root = self.root if multiplier is None else self.root * multiplier
-        if self.literal:
-            direction = ops.cast(direction, root.dtype) * self.literal(row, col)
-            row = col = None
-        rate = learning_rate * root
-        if self.clip_threshold is not None:
-            rms = root * root_mean_square(direction, row, col, self.size, root.dtype)
-            rate = rate / ops.maximum(1.0, rms / self.clip_threshold)
-        direction = ops.cast(direction, root.dtype)
-        # The rate goes with a short vector: no further pass over the matrix.
-        direction = direction * (rate if col is None else col * rate)
-        return direction if row is None else direction * ops.expand_dims(row, 1)
-
-
 _LOGS = {"geometric_mean": geometric_mean_logs, "rank_one": rank_one_logs}
-
-
-def root_mean_square(matrix, row, col, size, dtype):
-    """RMS of matrix * (row outer col), as a bilinear form of short vectors.
-
-    sum_ij g_ij**2 row_i**2 col_j**2 / size = row**2 . (g**2 col**2) / size
-
-    One more read of the gradient; nothing of its size is written. None stands
-    for a factor of 1. `size` is the number of entries of the whole variable.
-    """
-    weights = None
-    if col is not None:
-        weights = ops.broadcast_to(ops.square(col), matrix.shape[1:])
-    rows, _ = row_and_col_sums(matrix, cols=False, weights=weights, dtype=dtype)
-    if row is not None:
-        rows = rows * ops.square(row)
-    return ops.sqrt(ops.sum(rows) / size)

@@ -6,7 +6,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("extreme_tensoring_tf")
 class InverseSqrtSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up, then decay with the inverse square root of the step.
+    """The rate warms up linearly, then decays with the inverse root of the step.
 
     eta_t = scale * min(warmup_slope * t, t ** -0.5)
 
@@ -42,10 +42,12 @@ class InverseSqrtSchedule(keras.optimizers.schedules.LearningRateSchedule):
         self.name = name
 
     def __call__(self, step):
+        """Returns the rate, float32, of a step counted from 0."""
         t = ops.cast(step, "float32") + 1.0
         return self.scale * ops.minimum(self.warmup_slope * t, ops.rsqrt(t))
 
-    def get_config(self):
+    def get_config(self) -> dict:
+        """Returns the arguments of the constructor, for `from_config`."""
         return {
             "scale": self.scale,
             "warmup_slope": self.warmup_slope,

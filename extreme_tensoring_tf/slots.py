@@ -59,6 +59,7 @@ class Slots:
                     add_variable(
                         shape=variable.shape,
                         dtype=momentum_dtype or variable.dtype,
+                        # Private, and as Keras' own slots: absent without layouts.
                         layout=getattr(variable, "_layout", None),
                         name=f"{prefix}_momentum",
                     )
@@ -68,7 +69,7 @@ class Slots:
                 shape=(len(variables), 2), dtype="int32", name="counters"
             )
 
-    def watch(self, position, shape):
+    def watch(self, position: int, shape) -> None:
         """Keeps AdaGrad's full-size sums of one variable."""
         self.diagonals[position] = self._add_variable(
             shape=shape,
@@ -76,7 +77,7 @@ class Slots:
             name=f"{self._prefixes[position]}_diagonal",
         )
 
-    def of(self, positions):
+    def of(self, positions: list[int]) -> "GroupSlots":
         """Returns the `GroupSlots` of variables of one tensor index."""
         counts = None if self.counters is None else ops.copy(tensor(self.counters))
         return GroupSlots(
@@ -88,7 +89,7 @@ class Slots:
             ops.convert_to_tensor(positions, "int32"),
         )
 
-    def record(self, positions, finite):
+    def record(self, positions: list[list[int]], finite: list) -> None:
         """Counts a step: taken where the gradient was finite, skipped elsewhere.
 
         All variables are counted at once, after their updates: programs that wrote
@@ -127,14 +128,14 @@ class GroupSlots:
     places: Any  # int32 (k,): rows of `counts`
 
     @property
-    def arrays(self):
-        """All but the index, in the order of the fields."""
+    def arrays(self) -> tuple:
+        """Returns all but the index, in the order of the fields."""
         names = [field.name for field in dataclasses.fields(self)]
         return tuple(getattr(self, name) for name in names[1:])
 
     @property
-    def dtype(self):
-        """Name of the dtype of the statistics, in which a step is computed."""
+    def dtype(self) -> str:
+        """Returns the dtype of the statistics, by name: a step is computed in it."""
         return dtype_of(self.statistics[0][0])
 
     def updates(self):
@@ -143,7 +144,7 @@ class GroupSlots:
             return None
         return ops.cast(ops.take(self.counts[:, 0], self.places) + 1, self.dtype)
 
-    def accumulate(self, sums, beta_2, finite, t):
+    def accumulate(self, sums, beta_2: float | None, finite, t) -> list:
         """Adds a step's sums to the statistics.
 
         Args:
@@ -169,7 +170,7 @@ class GroupSlots:
         correction = ops.expand_dims(_bias_correction(beta_2, t), 1)
         return [s / correction for s in accumulated]
 
-    def accumulate_diagonal(self, i, gradient, finite):
+    def accumulate_diagonal(self, i: int, gradient, finite) -> None:
         """Adds a gradient to AdaGrad's own sums of variable i, if these are watched."""
         diagonal = self.diagonals[i]
         if diagonal is None:
@@ -177,7 +178,7 @@ class GroupSlots:
         squares = ops.reshape(ops.square(gradient), tuple(diagonal.shape))
         assign(diagonal, tensor(diagonal) + where(finite, squares, 0.0))
 
-    def average_gradients(self, i, gradient, beta_1, finite, t):
+    def average_gradients(self, i: int, gradient, beta_1: float, finite, t):
         """Returns the bias-corrected moving average of the gradients of variable i."""
         slot = self.momentums[i]
         old = ops.reshape(ops.cast(tensor(slot), gradient.dtype), gradient.shape)
@@ -187,7 +188,7 @@ class GroupSlots:
 
 
 def statistics_dtype(variable) -> str:
-    """Returns float32, for bfloat16 sums lose small increments; float64 for float64."""
+    """Returns float64 for float64, else float32: shorter sums lose small increments."""
     dtype = dtype_of(variable)
     return dtype if dtype == "float64" else "float32"
 

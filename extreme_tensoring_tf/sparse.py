@@ -11,7 +11,13 @@ def is_sparse(gradient) -> bool:
 
 
 def ensure_shape(gradient, shape):
-    """Returns a dense gradient whose shape is checked when the step runs."""
+    """Returns a gradient whose shape is checked when the step runs.
+
+    Of a sparse one the number of rows is free.
+    """
+    if is_sparse(gradient):
+        values = tf.ensure_shape(gradient.values, (None, *shape[1:]))
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
     return tf.ensure_shape(gradient, shape)
 
 

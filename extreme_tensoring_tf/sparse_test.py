@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from extreme_tensoring_tf import ExtremeTensoring
-from extreme_tensoring_tf.optimizer_test import FORMS
-from extreme_tensoring_tf.optimizer_test import LEVELS
+from extreme_tensoring_tf.preconditioner_test import FORMS
+from extreme_tensoring_tf.preconditioner_test import LEVELS
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("only TensorFlow has sparse gradients", allow_module_level=True)
@@ -64,6 +64,21 @@ def test_nonfinite_slice_is_skipped():
     optimizer.apply([tf.IndexedSlices(values, [1, 2], dense_shape=(10, 4))], [variable])
     np.testing.assert_array_equal(variable.numpy(), np.ones((10, 4)))
     assert optimizer.skipped_updates == {"table": 1}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sparse_is_dense_in_short_dtypes(dtype):
+    values = np.random.default_rng(1).normal(size=(19, 12))
+    results = []
+    for densify in (tf.convert_to_tensor, lambda g: g):
+        variable = keras.Variable(values, dtype=dtype)
+        optimizer = ExtremeTensoring(0.1, jit_compile=False)
+        for g in sparse_gradients((19, 12), steps=3):
+            g = tf.IndexedSlices(tf.cast(g.values, dtype), g.indices, g.dense_shape)
+            optimizer.apply([densify(g)], [variable])
+        results.append(tf.cast(variable.value, "float32").numpy())
+    np.testing.assert_array_equal(*results)
+    assert (results[0] != tf.cast(tf.cast(values, dtype), "float32").numpy()).any()
 
 
 @pytest.mark.parametrize("jit_compile", [True, False])

@@ -6,9 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from extreme_tensoring_tf import tensor_index
-from extreme_tensoring_tf.tensor_index import index_from_dims
 from extreme_tensoring_tf.tensor_index import index_from_level
-from extreme_tensoring_tf.tensor_index import resolve
+from extreme_tensoring_tf.tensor_rules import index_from_dims
+from extreme_tensoring_tf.tensor_rules import resolve
 
 # The table of the design: shape, level, dims, state scalars.
 TABLE = [

@@ -44,6 +44,7 @@ class TraceRatio(keras.callbacks.Callback):
         self.pattern = variables
 
     def on_train_begin(self, logs=None):
+        """Starts AdaGrad's sums, and compiles the model's step with them."""
         self._optimizer = optimizer = self.model.optimizer
         expected = {
             "beta_2": None,
@@ -72,6 +73,7 @@ class TraceRatio(keras.callbacks.Callback):
         self.model.make_train_function(force=True)
 
     def on_epoch_end(self, epoch, logs=None):
+        """Adds the ratios to the logs."""
         if logs is not None:
             logs.update(self.ratios())
 
@@ -84,10 +86,12 @@ class TraceRatio(keras.callbacks.Callback):
         return ratios
 
     def on_train_end(self, logs=None):
+        """Drops AdaGrad's sums, and compiles the model's step without them."""
         self._optimizer.unwatch_diagonals()
         self.model.make_train_function(force=True)
 
     def _traces(self, position):
+        """Returns Tr(H_ET) and Tr(H_AdaGrad) of one variable."""
         slots = self._optimizer._slots
         epsilon = self._optimizer.epsilon
         diagonal = ops.convert_to_numpy(

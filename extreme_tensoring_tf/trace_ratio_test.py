@@ -45,6 +45,24 @@ def test_ratio_by_hand(level):
     assert len(names) > slots and not any("diagonal" in name for name in names)
 
 
+def test_a_variable_without_entries_is_not_watched():
+    class Layer(keras.layers.Layer):
+        def build(self, input_shape):
+            self.empty = self.add_weight(shape=(0, 5), name="empty")
+            self.kernel = self.add_weight(shape=(6, 1), name="kernel")
+
+        def call(self, x):
+            return x @ self.kernel + keras.ops.sum(self.empty)
+
+    model = keras.Sequential([keras.Input((6,)), Layer(name="layer")], name="net")
+    model.compile(ExtremeTensoring.algorithm_1(0.01, jit_compile=False), loss="mse")
+    history = model.fit(
+        np.ones((2, 6)), np.ones((2, 1)), verbose=0, callbacks=[TraceRatio()]
+    ).history
+    assert {"trace_ratio/net/layer/kernel"} == {k for k in history if "/" in k}
+    assert np.isfinite(history["trace_ratio"]).all()
+
+
 @pytest.mark.parametrize(
     "optimizer, pattern, message",
     [

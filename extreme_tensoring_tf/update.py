@@ -17,6 +17,7 @@ import typing
 
 from keras import ops
 
+from extreme_tensoring_tf.gradients import is_sparse
 from extreme_tensoring_tf.preconditioner import Preconditioner
 from extreme_tensoring_tf.preconditioner import squared_sums
 from extreme_tensoring_tf.slots import GroupSlots
@@ -25,7 +26,6 @@ from extreme_tensoring_tf.variables import IS_TENSORFLOW
 from extreme_tensoring_tf.variables import assign
 from extreme_tensoring_tf.variables import assign_sub
 from extreme_tensoring_tf.variables import dtype_of
-from extreme_tensoring_tf.variables import path_of
 from extreme_tensoring_tf.variables import tensor
 
 if IS_TENSORFLOW:  # the others have no sparse gradients
@@ -34,15 +34,20 @@ if IS_TENSORFLOW:  # the others have no sparse gradients
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Numbers that a step depends on: checked arguments of `ExtremeTensoring`."""
+    """The numbers that a step depends on: checked arguments of `ExtremeTensoring`."""
 
     preconditioner: Preconditioner
     beta_1: float
     beta_2: float | None
     skip_nonfinite: bool
-    clipnorm: float | None
-    global_clipnorm: float | None
-    weight_decay: float | None
+    clipnorm: float  # 0 clips nothing, as in Keras; and so for the global norm
+    global_clipnorm: float
+    weight_decay: float
+
+    @property
+    def clips_by_norm(self) -> bool:
+        """Returns whether a step needs the norms before anything is updated."""
+        return bool(self.clipnorm or self.global_clipnorm)
 
 
 class Taken(typing.NamedTuple):
@@ -52,7 +57,7 @@ class Taken(typing.NamedTuple):
     finite: typing.Any  # whether they were; None without `skip_nonfinite`
 
 
-def take_step(groups, settings, learning_rate):
+def take_step(groups, settings: Settings, learning_rate) -> list[Taken]:
     """Takes one step of Algorithm 1 for the variables of all groups.
 
     Args:
@@ -63,7 +68,7 @@ def take_step(groups, settings, learning_rate):
     Returns:
         The `Taken` of every group.
     """
-    if not (settings.clipnorm or settings.global_clipnorm):
+    if not settings.clips_by_norm:
         return [group.step(learning_rate) for group in groups]
     sums = [group.squared_sums() for group in groups]
     return [
@@ -72,7 +77,7 @@ def take_step(groups, settings, learning_rate):
     ]
 
 
-def clip_factors(settings, sums):
+def clip_factors(settings: Settings, sums) -> list:
     """Returns the factors of `clipnorm` or `global_clipnorm`, (k,) for each group.
 
     A gradient that is not finite makes its factor nan, as in Keras: with the global
@@ -85,42 +90,13 @@ def clip_factors(settings, sums):
     squares = [ops.sum(of_group[0], axis=1) for of_group in sums]
     if not settings.clipnorm:
         total = ops.sum(ops.stack([ops.sum(s) for s in squares]))
-        squares = [ops.broadcast_to(total, s.shape) for s in squares]
+        squares = [ops.broadcast_to(ops.cast(total, s.dtype), s.shape) for s in squares]
     bound = settings.clipnorm or settings.global_clipnorm
     factors = []
     for norm in map(ops.sqrt, squares):
         factor = bound / ops.maximum(norm, bound)
         factors.append(ops.where(ops.isfinite(norm), factor, math.nan))
     return factors
-
-
-def check_gradient(gradient, variable):
-    """Returns a gradient, or None, that has the shape of its variable.
-
-    On TensorFlow a shape that is unknown when traced is checked when the step runs.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    if gradient is None:
-        return None
-    expected = tuple(variable.shape)
-    if is_sparse(gradient):  # the number of gathered rows is free
-        shape = (*expected[:1], *gradient.values.shape[1:])
-    else:
-        shape = tuple(gradient.shape)
-    fits = len(shape) == len(expected) and all(
-        n is None or n == m for n, m in zip(shape, expected)
-    )
-    if not fits:
-        raise ValueError(
-            f"the gradient of variable {path_of(variable)!r} has shape {shape}, the "
-            f"variable {expected}. A gradient must have the shape of its variable: "
-            "check custom gradients for a missing transpose or reshape"
-        )
-    if IS_TENSORFLOW and None in shape and not is_sparse(gradient):
-        return sparse.ensure_shape(gradient, expected)
-    return gradient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +110,7 @@ class Member:
     watched: bool  # whether AdaGrad's sums are kept beside its statistics
 
 
-def alike(members, indices, most, large):
+def alike(members, indices, most: int, large: float) -> list[list[Member]]:
     """Returns lists of members that are updated together.
 
     They share tensor index, shape and dtype, and whether they are decayed or watched.
@@ -166,11 +142,6 @@ def alike(members, indices, most, large):
     ]
 
 
-def is_sparse(gradient) -> bool:
-    """Returns whether a gradient is `tf.IndexedSlices`."""
-    return IS_TENSORFLOW and sparse.is_sparse(gradient)
-
-
 class Group:
     """k variables of one tensor index that are updated together, and their gradients.
 
@@ -179,7 +150,7 @@ class Group:
         slots: a `slots.GroupSlots`.
         variables: k variables of one shape and dtype.
         gradients: k dense gradients.
-        decays: whether weight decay applies to these variables.
+        decays: whether these variables decay.
     """
 
     row_ids = None  # a sparse gradient's rows of the view
@@ -189,7 +160,7 @@ class Group:
         self.slots = slots
         self.variables = variables
         self.shape = tuple(variables[0].shape)
-        self.decays = decays and bool(settings.weight_decay)
+        self.decays = decays
         self.matrices = self._matrices(gradients)
 
     def _matrices(self, gradients):
@@ -280,8 +251,12 @@ def make_group(settings, slots: GroupSlots, variables, gradients, decays) -> Gro
     """Returns a `SparseGroup` where some rows alone must be touched, else a `Group`."""
     (first, *_), (variable, *_) = gradients, variables
     if is_sparse(first):
-        decays_rows = decays and bool(settings.weight_decay)
-        every_row = decays_rows or settings.beta_1 or slots.diagonals[0] is not None
+        every_row = (
+            decays
+            or settings.beta_1
+            or slots.diagonals[0] is not None
+            or dtype_of(variable) != slots.dtype  # rounded once, with the subtraction
+        )
         if not every_row and sparse.fits(slots.index, tuple(variable.shape)):
             return SparseGroup(settings, slots, variables, gradients, decays)
     return Group(settings, slots, variables, gradients, decays)

@@ -37,7 +37,7 @@ def path_of(variable) -> str:
     return getattr(variable, "path", variable.name)
 
 
-def check_dtype(variable):
+def check_dtype(variable) -> None:
     """Refuses a variable whose entries are not real floating-point numbers.
 
     Raises:
@@ -65,12 +65,12 @@ def unique_paths(variables) -> list[str]:
     return names
 
 
-def assign(variable, value):
+def assign(variable, value) -> None:
     """Writes a tensor into a variable, in the dtype of the variable."""
     raw(variable).assign(ops.cast(value, variable.dtype))
 
 
-def assign_sub(variable, step):
+def assign_sub(variable, step) -> None:
     """Subtracts a tensor from a variable, in place where the backend can.
 
     Args:

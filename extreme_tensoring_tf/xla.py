@@ -31,6 +31,14 @@ def is_distributed() -> bool:
     return tf.distribute.has_strategy()
 
 
+def on_one_device(slots, variables) -> bool:
+    """Returns whether variables and slots are on one device, as a program requires."""
+    arrays = [*variables, *slots.momentums, *slots.diagonals]
+    for statistics in slots.statistics:
+        arrays += statistics
+    return len({raw(a).device for a in arrays if a is not None}) == 1
+
+
 class CompiledGroup:
     """An `update.Group` whose work is done by programs.
 
@@ -50,9 +58,10 @@ class CompiledGroup:
             *self._fixed,
             tuple(variables[0].shape),
             dtype_of(variables[0]),
-            len(variables),
+            tuple(map(dtype_of, self._arguments[1])),  # of each gradient
             slots.diagonals[0] is None,
         )
+        self._rate_dtype = slots.dtype
         self._programs = programs
 
     def squared_sums(self):
@@ -61,7 +70,7 @@ class CompiledGroup:
 
     def step(self, learning_rate, sums=None, factor=None):
         """Updates statistics and variables; see `update.Group.step`."""
-        rate = tf.convert_to_tensor(learning_rate)
+        rate = tf.cast(learning_rate, self._rate_dtype)
         return self._run(Group.step, rate, sums, factor)
 
     def _run(self, method, *more):

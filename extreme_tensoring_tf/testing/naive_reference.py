@@ -11,7 +11,7 @@ import numpy as np
 
 
 def split(n):
-    """The split of a factor, as the design states it."""
+    """Returns the split of a factor, as the design states it."""
     a = max(d for d in range(1, math.isqrt(n) + 1) if n % d == 0)
     r = math.isqrt(n)
     c = -(-n // r)
@@ -19,7 +19,7 @@ def split(n):
 
 
 def axis_coordinates(indices, n, level):
-    """Coordinates of the indices of one axis: list of (array, length)."""
+    """Returns the coordinates of the indices of one axis: a list of (array, length)."""
     if level == 1:
         return [(indices, n)] if n > 1 else []
     a, b = split(n)
@@ -29,7 +29,7 @@ def axis_coordinates(indices, n, level):
 
 
 def coordinates(shape, level):
-    """Per dim of the tensor index: the coordinate of every entry, and length."""
+    """Returns, per dim of the index, the coordinate of every entry, and the length."""
     size = math.prod(shape)
     if level == "inf":
         return [(np.zeros(size, int), 1)]

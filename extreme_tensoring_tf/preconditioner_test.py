@@ -1,0 +1,168 @@
+"""Every form at every level against Algorithm 1 in float64."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from extreme_tensoring_tf import ExtremeTensoring
+from extreme_tensoring_tf.testing.naive_reference import NaiveExtremeTensoring
+
+# Ranks 0 to 4; unit axes, primes, and axes that are padded (19, 47, 1009).
+SHAPES = [
+    (),
+    (1,),
+    (7,),
+    (19,),
+    (64,),
+    (4, 6),
+    (1, 12),
+    (12, 1),
+    (19, 12),
+    (36, 47),
+    (1009, 3),
+    (3, 5, 16),
+    (3, 3, 4, 19),
+]
+LEVELS = [1, 2, 3, "inf"]
+FORMS = {
+    "sum": {},
+    "mean": {"statistic": "mean"},
+    "product": {"epsilon_placement": "product", "epsilon": 1e-4},
+    "product_mean": {"epsilon_placement": "product", "statistic": "mean"},
+    "moving_average": {"beta_2": 0.9},
+    "momentum": {"beta_1": 0.9, "beta_2": 0.9999},
+    "clipped": {"clip_threshold": 0.3},
+    "rank_one": {"preconditioner": "rank_one"},
+    "rank_one_average": {
+        "preconditioner": "rank_one",
+        "beta_2": 0.99,
+        "clip_threshold": 1.0,
+    },
+    "everything": {
+        "preconditioner": "rank_one",
+        "beta_1": 0.8,
+        "beta_2": 0.9,
+        "clip_threshold": 0.5,
+        "epsilon": 1e-6,
+    },
+}
+
+
+def gradients(shapes, steps, seed=0):
+    """Gradients of uneven scale; some rows are always zero, one step is zero."""
+    rng = np.random.default_rng(seed)
+    masks = [rng.random(s[:1] or ()) < 0.7 for s in shapes]
+    for step in range(steps):
+        batch = []
+        for shape, mask in zip(shapes, masks):
+            g = rng.normal(size=shape) * 10.0 ** rng.uniform(-2, 1, size=shape)
+            mask = np.reshape(mask, mask.shape + (1,) * (len(shape) - mask.ndim))
+            batch.append(np.where(mask, g, 0.0) * (step != 2))
+        yield batch
+
+
+def initial_values(shapes, seed=1):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=shape) for shape in shapes]
+
+
+# Every form at every level in float64, and compiled where levels or forms differ.
+CELLS = [(level, form, "float64", False) for level in LEVELS for form in FORMS]
+CELLS += [(2, form, "float32", True) for form in FORMS]
+CELLS += [(level, "everything", "float32", True) for level in (1, 3, "inf")]
+
+
+@pytest.mark.parametrize("level, form, dtype, jit_compile", CELLS)
+def test_agrees_with_algorithm_1(level, form, dtype, jit_compile):
+    values = initial_values(SHAPES)
+    if dtype == "float64" and keras.backend.backend() == "jax":
+        pytest.skip("JAX has no float64 by default")
+    rate = float(np.float32(0.1))  # as Keras keeps it
+    judges = [
+        NaiveExtremeTensoring(v, level=level, learning_rate=rate, **FORMS[form])
+        for v in values
+    ]
+    variables = [keras.Variable(v, dtype=dtype) for v in values]
+    optimizer = ExtremeTensoring.algorithm_1(
+        0.1, level=level, jit_compile=jit_compile, **FORMS[form]
+    )
+    for batch in gradients(SHAPES, steps=4):
+        tensors = [ops.convert_to_tensor(g, dtype) for g in batch]
+        optimizer.apply(tensors, variables)
+        for judge, g in zip(judges, batch):
+            judge.step(np.asarray(g, dtype))
+    # On torch, Keras takes Python's numbers as float32 in some operations.
+    exact = 1e-7 if keras.backend.backend() == "torch" else 1e-9
+    tolerance = 1e-5 if dtype == "float32" else exact
+    for judge, variable in zip(judges, variables):
+        value = ops.convert_to_numpy(variable)
+        np.testing.assert_allclose(
+            value, judge.x, rtol=tolerance, atol=tolerance, err_msg=variable.path
+        )
+    assert optimizer.state_size == sum(
+        len(s) for judge in judges for s in judge.sums
+    ) + (sum(v.size for v in values) if "beta_1" in FORMS[form] else 0)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_scale_does_not_matter(level):
+    """A product of 8 sums of 1e-20 or 1e12 leaves float32; a root does not."""
+    for scale in (1e-8, 1e-2, 1e6):
+        for form in ("geometric_mean", "rank_one"):
+            value = np.ones((64, 64))
+            kwargs = {"preconditioner": form, "epsilon": 0.0, "level": level}
+            judge = NaiveExtremeTensoring(value, **kwargs)
+            variable = keras.Variable(value, dtype="float32")
+            optimizer = ExtremeTensoring.algorithm_1(
+                0.1, jit_compile=level == 3, **kwargs
+            )
+            for (g,) in gradients([(64, 64)], steps=2, seed=3):
+                g = np.abs(g) * scale + scale
+                optimizer.apply([ops.cast(g, "float32")], [variable])
+                judge.step(g)
+            np.testing.assert_allclose(
+                ops.convert_to_numpy(variable), judge.x, rtol=1e-5, atol=1e-6
+            )
+
+
+def test_any_index_agrees():
+    """Flat dims that cross the axes, nested padded dims, a dropped axis."""
+    size = np.arange(60)
+    i, j = np.unravel_index(size, (6, 10))
+    cases = [
+        ((4, 15), [(size // 15, 4), (size % 15, 15)]),
+        (((2, 3), 10), [(i // 3, 2), (i % 3, 3), (j, 10)]),
+        ((6, (3, 4)), [(i, 6), (j // 4, 3), (j % 4, 4)]),
+        ((1, 10), [(j, 10)]),
+        ((1, 1), [(size * 0, 1)]),
+    ]
+    for dims, index in cases:
+        for form in ("geometric_mean", "rank_one"):
+            (value,) = initial_values([(6, 10)])
+            judge = NaiveExtremeTensoring(value, index=index, preconditioner=form)
+            variable = keras.Variable(value, dtype="float32", name="kernel")
+            optimizer = ExtremeTensoring.algorithm_1(
+                0.1, tensor_dims={"kernel": dims}, preconditioner=form
+            )
+            for batch in gradients([(6, 10)], steps=3):
+                optimizer.apply([ops.cast(g, "float32") for g in batch], [variable])
+                judge.step(*batch)
+            np.testing.assert_allclose(
+                ops.convert_to_numpy(variable), judge.x, rtol=1e-5, atol=1e-5
+            )
+
+
+def test_level_1_of_a_vector_is_adagrad():
+    (value,) = initial_values([(50,)])
+    ours = keras.Variable(value, dtype="float32")
+    theirs = keras.Variable(value, dtype="float32")
+    tensored = ExtremeTensoring.algorithm_1(0.1, level=1, epsilon=1e-8)
+    adagrad = keras.optimizers.Adagrad(0.1, initial_accumulator_value=0.0, epsilon=1e-8)
+    for batch in gradients([(50,)], steps=4):
+        batch = [ops.cast(g, "float32") for g in batch]
+        tensored.apply(batch, [ours])
+        adagrad.apply(batch, [theirs])
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(ours), ops.convert_to_numpy(theirs), rtol=1e-5
+    )
