@@ -4,7 +4,6 @@ r"""et-datagen: text -> SentencePiece model and rows of token ids.
         --tmp_dir=FOLDER_OF_THE_UNPACKED_ARCHIVE --data_dir=data
 """
 
-import sys
 import time
 
 from absl import flags
@@ -65,22 +64,14 @@ def main(argv):
 
 
 def timed(split, sentences, seconds):
-    """Yields the sentences of a split under a progress bar; notes how long it took."""
-    import tqdm
+    """Yields the sentences of a split, shows how far they are, notes the seconds."""
+    from trainer import progress
 
+    shown = progress.Progress(label=split, unit="sentence")
     start = time.perf_counter()
-    yield from tqdm.tqdm(sentences, desc=split, unit=" sentences", **tqdm_settings())
+    yield from shown.over(sentences)
+    shown.close()
     seconds[split] = time.perf_counter() - start
-
-
-def tqdm_settings():
-    """On a terminal a bar; elsewhere, as in a log file, a plain line a minute."""
-    if sys.stderr.isatty():
-        return {}
-    return {
-        "mininterval": 60,
-        "bar_format": "{desc}: {n_fmt}{unit} in {elapsed}, {rate_fmt}\n",
-    }
 
 
 run = cli.entry_point(main, __doc__, __name__)
