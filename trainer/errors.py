@@ -1,8 +1,8 @@
-"""The error a user can mend."""
+"""Defines the error that a user can mend."""
 
 
 class UsageError(ValueError):
-    """Bad input: the message names the value, what was expected, what to do.
+    """Says that input is bad: names the value, what was expected and what to do.
 
     The binaries print it as one line and exit with status 1.
     """

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Writes files that are whole or absent, and reads them."""
 
 import contextlib
 import json
@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Callable
 
 from trainer.errors import UsageError
+
+_PARTIAL = "partial-"
 
 
 def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], object]):
@@ -28,7 +30,7 @@ def write_json(path: pathlib.Path, value):
 
 
 def read_json(path: pathlib.Path, remedy: str):
-    """Reads a JSON file of ours.
+    """Returns the value of a JSON file that `write_json` wrote.
 
     Raises:
         UsageError: the file is damaged; the message ends with `remedy`.
@@ -40,8 +42,13 @@ def read_json(path: pathlib.Path, remedy: str):
 
 
 def partial_path(path: pathlib.Path) -> pathlib.Path:
-    """Where a file is written before it has its name."""
-    return path.with_name(f"partial-{path.name}")
+    """Returns the path under which a file is written before it has its name."""
+    return path.with_name(f"{_PARTIAL}{path.name}")
+
+
+def is_partial(path: pathlib.Path) -> bool:
+    """Returns whether a path is one of `partial_path`: a kill may leave the file."""
+    return path.name.startswith(_PARTIAL)
 
 
 def finish(path: pathlib.Path):

@@ -1,4 +1,4 @@
-"""How far work has come: a bar on a terminal, a line now and then elsewhere."""
+"""Shows how far work has come: a bar on a terminal, a line now and then elsewhere."""
 
 import os
 import sys

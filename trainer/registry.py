@@ -29,7 +29,7 @@ from trainer.errors import UsageError
 
 
 class Registry:
-    """A table of names; the modules that fill it are imported on first use."""
+    """Keeps a table of names. The modules that fill it are imported on first use."""
 
     def __init__(self, kind: str, modules: list[str]):
         self.kind = kind
@@ -37,7 +37,7 @@ class Registry:
         self._entries: dict[str, Any] = {}
 
     def register(self, entry: Any, name: str | None = None) -> Any:
-        """Adds `entry` under `name` (its own by default). Usable as a decorator.
+        """Adds `entry` under `name` (its own by default), and returns it: a decorator.
 
         Raises:
             UsageError: the name is taken.
@@ -67,7 +67,7 @@ class Registry:
 
 
 class OptimizerRegistry(Registry):
-    """A table of optimizers, each with the rate constant c that goes with it."""
+    """Keeps a table of optimizers, each with the rate constant c that goes with it."""
 
     def __init__(self, modules: list[str]):
         super().__init__("optimizer", modules)

@@ -6,7 +6,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 class Bytes(int):
-    """A size in bytes, made from a number or from text: `Bytes("64KB")` is 64000.
+    """Makes a size in bytes of a number or of text: `Bytes("64KB")` is 64000.
 
     Raises:
         ValueError: the text is no size.

@@ -284,7 +284,7 @@ def test_sweep_with_two_workers_goes_on(data_dir, tmp_path):
         f"--problem={PROBLEM}",
         f"--data_dir={data_dir}",
         f"--output_dir={tmp_path}",
-        *TRAIN.split(),
+        *f"{TRAIN},optimizer=sgd".split(),
         "--hparams_range=learning_rate_constant=0.01:1:log",
         "--train_steps=2",
     ]

@@ -116,6 +116,9 @@ class Continuer:
     """Continues prompts with the model that the flags name, as they say."""
 
     def __init__(self):
+        from trainer.runs import run_folder
+
+        run_folder.read_config(_OUTPUT_DIR.value)  # refused before Keras is imported
         from trainer.inference import beam_search
         from trainer.inference import decoding
         from trainer.runs import trained_model

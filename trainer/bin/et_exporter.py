@@ -40,12 +40,16 @@ def main(argv):
     cli.require(_OUTPUT_DIR, _EXPORT_DIR)
     if flags.FLAGS[_SPLITS.name].present:
         cli.require(_DATA_DIR)
+    from trainer.runs import run_folder
+
+    run_folder.read_config(_OUTPUT_DIR.value)  # refused before Keras is imported
     from trainer.evaluation import evaluation
     from trainer.inference import exporting
     from trainer.runs import trained_model
 
     exporting.check(_EXPORT_DIR.value, _FORMAT.value)
     trained = trained_model.load(_OUTPUT_DIR.value, _CHECKPOINT_PATH.value)
+    exporting.check(_EXPORT_DIR.value, _FORMAT.value, trained.model)
     evaluations = {}
     if _DATA_DIR.value:
         description = trained.check_data(_DATA_DIR.value)

@@ -18,7 +18,7 @@ from trainer.bin import cli
 from trainer.bin import run_flags
 
 _RUN = run_flags.RunFlags()
-_RANGES = flags.DEFINE_string(
+_RANGES: cli.Holder = flags.DEFINE_string(
     "hparams_range", None, "What to search: name=a|b,name=LOW:HIGH,name=LOW:HIGH:log."
 )
 _OUTPUT_DIR = cli.DEFINE_path("output_dir", None, "Folder of the study.")
@@ -42,7 +42,13 @@ def main(argv):
     hparams = _RUN.hparams()
     _RUN.require(_OUTPUT_DIR, _RANGES)
     ranges = sweep.parse_ranges(_RANGES.value)
-    _RUN.check_data()
+    _RUN.check_data(hparams)
+    settings = _RUN.run(
+        hparams,
+        train_steps=_TRAIN_STEPS.value,
+        random_seed=_SEED.value,
+        local_eval_frequency=_EVAL_FREQUENCY.value,
+    )
     folder = pathlib.Path(_OUTPUT_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     study = sweep.create_study(
@@ -58,12 +64,6 @@ def main(argv):
         )
         for number in range(1, _WORKERS.value)
     ]
-    settings = _RUN.run(
-        hparams,
-        train_steps=_TRAIN_STEPS.value,
-        random_seed=_SEED.value,
-        local_eval_frequency=_EVAL_FREQUENCY.value,
-    )
     try:
         objective = sweep.training_objective(settings, ranges)
         sweep.optimize(study, objective, _TRIALS.value, report=report)

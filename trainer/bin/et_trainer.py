@@ -85,7 +85,7 @@ def main(argv):
         return 0
     profile = profile_steps(_PROFILE.value)
     _RUN.require(_OUTPUT_DIR)
-    _RUN.check_data()
+    _RUN.check_data(hparams)
     from trainer.runs import run_folder
     from trainer.training import check
     from trainer.training import flops
@@ -129,7 +129,7 @@ def main(argv):
 
 
 def profile_steps(items):
-    """("5", "9") -> (5, 9)."""
+    """Returns (5, 9) for ["5", "9"], and None where the flag is not given."""
     from trainer.errors import UsageError
 
     if items is None:

@@ -50,13 +50,16 @@ class RunFlags:
         """Refuses a run that lacks one of its flags or of `others`."""
         cli.require(self._problem, self._data_dir, *others)
 
-    def check_data(self):
-        """Refuses an unknown problem, and data that is not there."""
+    def check_data(self, hparams):
+        """Refuses an unknown problem, data that is not there, and too small a batch."""
         from trainer import registry
         from trainer.data import dataset
 
         registry.problems.get(self._problem.value)
-        dataset.load_description(self._data_dir.value, self._problem.value)
+        description = dataset.load_description(
+            self._data_dir.value, self._problem.value
+        )
+        description.tokens_per_batch(hparams.batch_size)
 
     def run(self, hparams, **others):
         """Returns the `Run` of `hparams`, of these flags and of `others`."""

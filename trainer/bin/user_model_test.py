@@ -92,9 +92,10 @@ def usr_dir(tmp_path_factory):
     return folder
 
 
-def train(model, data_dir, output_dir):
-    hparams = HParams(hidden_size=32, batch_size=512, learning_rate_warmup_steps=20)
-    run = Run(PROBLEM, str(data_dir), hparams, 40, str(output_dir), model=model)
+def train(model, data_dir, output_dir, steps=40, **changes):
+    settings = {"hidden_size": 32, "batch_size": 512, "learning_rate_warmup_steps": 20}
+    hparams = HParams(**settings | changes)
+    run = Run(PROBLEM, str(data_dir), hparams, steps, str(output_dir), model=model)
     return loop.train(run, lambda: run_folder.record_start(output_dir, ""))
 
 
@@ -172,10 +173,12 @@ def test_it_is_exported(again, result, tmp_path):
 
 
 def test_without_a_decode_step_the_decoder_says_so(usr_dir, data_dir, tmp_path):
-    result = train("fading_lm", data_dir, tmp_path)
+    result = train("fading_lm", data_dir, tmp_path, steps=2, optimizer="sgd")
     assert np.isfinite(result.train_loss)
     with pytest.raises(UsageError, match="'fading_lm' cannot be decoded: its cl"):
         decoding.Decoder(result.model, 32, 4)
+    with pytest.raises(UsageError, match="'fading_lm' cannot be decoded: its cl"):
+        exporting.check(tmp_path / "lm", "saved_model", result.model)
     status, out, err = call(
         "et_decoder",
         f"--usr_dir={usr_dir}",

@@ -81,7 +81,7 @@ def generate(
 
 
 def _text_files(problem, tmp_dir, source):
-    """{split: text files}, none of them without text: a failure before any work."""
+    """Returns {split: text files}; a split without text is refused before any work."""
     files = problem.splits(tmp_dir, source)
     for split, names in files.items():
         if not any(True for _ in text.sentences(names)):
@@ -91,7 +91,7 @@ def _text_files(problem, tmp_dir, source):
 
 
 def _origin(files, vocab_size, max_length):
-    """All that a data set follows from: for the text, its files' sizes and times."""
+    """Returns all that a data set follows from: for the text, sizes and times."""
     stats = {
         str(file): [file.stat().st_size, file.stat().st_mtime_ns]
         for names in files.values()
@@ -101,7 +101,7 @@ def _origin(files, vocab_size, max_length):
 
 
 def _vocabulary(paths, files, vocab_size):
-    """The tokenizer, trained unless an interrupted run has done so."""
+    """Returns the tokenizer, which is trained unless an interrupted run has done so."""
     if not paths.tokenizer.is_file():
         model = vocabulary.train(text.sentences(files), vocab_size)
         write_atomically(paths.tokenizer, lambda path: path.write_bytes(model))

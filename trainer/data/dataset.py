@@ -27,7 +27,7 @@ HEADER = 2  # words, bytes
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The exact counts of a split."""
+    """Holds the exact counts of a split."""
 
     sentences: int = 0
     words: int = 0
@@ -48,7 +48,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """The sizes of a data set and the checksum of its vocabulary."""
+    """Holds the sizes of a data set and the checksum of its vocabulary."""
 
     problem: str
     vocab_size: int  # pieces of the trained model
@@ -85,7 +85,7 @@ class Description:
 
 @dataclasses.dataclass(frozen=True)
 class Paths:
-    """The names of one problem's files in one data folder."""
+    """Names the files of one problem in one data folder."""
 
     data_dir: str | pathlib.Path
     problem: str

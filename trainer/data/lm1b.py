@@ -6,6 +6,7 @@ import tarfile
 import zlib
 
 from trainer.errors import UsageError
+from trainer.files import partial_path
 
 FOLDER = "1-billion-word-language-modeling-benchmark-r13output"
 SOURCES = ("auto", "folder", "archive", "tfds")
@@ -59,7 +60,7 @@ def files(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
 
 def _unpack(archive, target):
     """Unpacks aside and renames: a part is never taken for the whole."""
-    partial = target.with_name(f"partial-{target.name}")
+    partial = partial_path(target)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with tarfile.open(archive) as tar:

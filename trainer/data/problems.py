@@ -16,7 +16,7 @@ SPLITS = ("train", "dev", "test")
 
 @dataclasses.dataclass(frozen=True)
 class TextLines:
-    """A problem whose text is files of sentences, one a line."""
+    """Describes a problem whose text is files of sentences, one a line."""
 
     name: str
     vocab_size: int
@@ -51,7 +51,7 @@ class TextLines:
 
 
 class Lm1b(TextLines):
-    """Google Billion Words (Chelba et al. 2013).
+    """Describes Google Billion Words (Chelba et al. 2013).
 
     Splits are Tensor2Tensor's: all 99 training files, and the first of the 50
     held-out files as the development set that the literature reports. "test" is

@@ -18,7 +18,7 @@ from trainer.files import write_json
 
 
 class Staging:
-    """A data set in the making; `opened` gives one.
+    """Makes a data set aside and puts it in place; `opened` gives one.
 
     Args:
         paths: the final paths of the data set.
@@ -55,7 +55,7 @@ class Staging:
         self._write_progress()
 
     def is_whole(self) -> bool:
-        """Whether all files of the data set are made, but not yet all in place."""
+        """Returns whether all files of the data set are made, but not all in place."""
         return self.paths.description.is_file()
 
     def finished(self, split: str) -> dataset.Split | None:
@@ -68,7 +68,7 @@ class Staging:
         self._write_progress()
 
     def _read_progress(self):
-        """Takes over the finished splits; False if these are of another origin."""
+        """Takes over the finished splits. Returns False if they are of other text."""
         try:
             found = json.loads(self._progress.read_text())
             splits = found["splits"].items()

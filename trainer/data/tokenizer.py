@@ -16,7 +16,7 @@ UNKNOWN_MARK = "▅"
 
 
 class Tokenizer:
-    """A SentencePiece model under which every text survives encoding and decoding.
+    """Encodes by a SentencePiece model so that every text survives, and decodes.
 
     SentencePiece alone reads "▁", its sign for a space, as a space. Here that
     character is encoded as its three UTF-8 bytes, the way of every character that the
@@ -72,7 +72,7 @@ class Tokenizer:
 
     @functools.cached_property
     def byte_counts(self) -> np.ndarray:
-        """UTF-8 bytes of text that each id stands for: (V,) int64.
+        """The UTF-8 bytes of text that each id stands for: (V,) int64.
 
         EOS stands for a newline. In the sum over a text one space is too many, which
         SentencePiece puts in front of every text.

@@ -1,11 +1,15 @@
-"""How well a language model predicts held-out text, and the text that was covered."""
+"""Measures how well a language model predicts held-out text."""
 
 import dataclasses
 import math
+import pathlib
+from collections.abc import Sequence
 
+import keras
 import numpy as np
 
 from trainer.data import batches
+from trainer.data.dataset import Description
 from trainer.data.tokenizer import EOS_ID
 from trainer.data.tokenizer import PAD_ID
 from trainer.models import language_model
@@ -13,7 +17,7 @@ from trainer.models import language_model
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Exact totals over the rows covered, and the figures that follow.
+    """Holds exact totals over the rows covered, and gives the figures that follow.
 
     A figure whose denominator is 0 is nan: no row was covered, or no word ended in
     those that were.
@@ -96,7 +100,12 @@ def _ratio(total, count):
     return total / count if count else math.nan
 
 
-def evaluate(scoring_model, buckets, tokens, max_batches=None):
+def evaluate(
+    scoring_model: keras.Model,
+    buckets: Sequence[batches.Bucket],
+    tokens: int,
+    max_batches: int | None = None,
+) -> Evaluation:
     """Returns the `Evaluation` of a split, from a score of its rows.
 
     Args:
@@ -128,14 +137,19 @@ def evaluate(scoring_model, buckets, tokens, max_batches=None):
 
 
 def evaluate_model(
-    model, data_dir, description, split, tokens_per_batch, max_batches=None
-):
+    model: language_model.LanguageModel,
+    data_dir: str | pathlib.Path,
+    description: Description,
+    split: str,
+    tokens_per_batch: int,
+    max_batches: int | None = None,
+) -> Evaluation:
     """Returns the `Evaluation` of a model, as its weights are, on a split.
 
     Args:
         model: a language model.
         data_dir: folder that et-datagen wrote.
-        description: its `dataset.Description`.
+        description: `dataset.Description` of the data.
         split: name of the split.
         tokens_per_batch: scored at a time; has no effect on the result.
         max_batches: the number of batches to score; None or 0 scores every row.

@@ -1,4 +1,4 @@
-"""How well a language model predicts given text, line by line."""
+"""Measures how well a language model predicts given text, line by line."""
 
 import dataclasses
 import itertools
@@ -19,7 +19,7 @@ _GROUP = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """The evaluation of one line."""
+    """Holds the evaluation of one line."""
 
     line: int  # from 1
     windows: int  # more than 1: the line is longer than a row

@@ -53,7 +53,7 @@ def beam_search(model, ids, length, max_length, beams=4, alpha=0.6, seed=None):
     first_row = ops.arange(rows)[:, None] * beams  # of each prompt in the batch
 
     def take(x, index):
-        """Entries (B, K', ...) of x (B, N, ...) by index (B, K')."""
+        """Returns entries (B, K', ...) of x (B, N, ...) by index (B, K')."""
         index = ops.reshape(index, (*index.shape, *[1] * (x.ndim - 2)))
         return ops.take_along_axis(x, index, axis=1)
 

@@ -19,7 +19,7 @@ from trainer.models import language_model
 
 
 class Prompts:
-    """(B, P) token ids, moved so that the last of each row stands in slot P.
+    """Holds (B, P) token ids, moved so that the last of each row stands in slot P.
 
     Padding may stand anywhere: it is no token. Where a row holds EOS, only what comes
     after is continued: a sentence is predicted from its own tokens. The slot in front
@@ -69,7 +69,7 @@ class Prompts:
         return self._logits(model, tokens[:, None], slots, cache)
 
     def _logits(self, model, tokens, slots, cache):
-        """Those after the tokens (B, T) in slots (T,)."""
+        """Returns the logits after the tokens (B, T) in slots (T,), and the cache."""
         positions = ops.maximum(slots[None] - self._start, 0)
         # The newest slot that each entry of the cache holds, this step's included.
         entries = ops.arange(self._size)
@@ -132,7 +132,7 @@ def at_most(value, bound):
 
 
 def _positive(value):
-    """The integer, or 0 where it is negative."""
+    """Returns an integer, or 0 where it is negative."""
     return max(value, 0) if isinstance(value, int) else ops.maximum(value, 0)
 
 

@@ -12,6 +12,7 @@ from keras import ops
 from trainer.data.tokenizer import EOS_ID
 from trainer.data.tokenizer import PAD_ID
 from trainer.errors import UsageError
+from trainer.files import partial_path
 from trainer.inference import decoding
 from trainer.inference import model_card
 from trainer.models import language_model
@@ -50,7 +51,7 @@ def export(
         "keras": _write_keras,
         "onnx": _write_onnx,
     }[export_format]
-    partial = target.with_name(f"partial-{target.name}")
+    partial = partial_path(target)
     shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
     partial.mkdir(parents=True)
     try:

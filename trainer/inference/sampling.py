@@ -68,7 +68,7 @@ def real_tokens(logits):
 
 
 def _is(value, number):
-    """Whether an argument is this number, as far as Python knows."""
+    """Returns whether an argument is this number, as far as Python knows."""
     return isinstance(value, int | float) and value == number
 
 

@@ -133,18 +133,27 @@ def check(model, decodes=False):
 
 
 def training_model(model, label_smoothing, tokens):
-    """A model from (B, T) token ids to their scalar loss; B * T <= `tokens`.
+    """Returns a model from (B, T) token ids to their scalar loss.
 
     The loss is the model's own (`add_loss`): it is compiled with an optimizer alone.
+
+    Args:
+        model: `LanguageModel`. The two share their weights.
+        label_smoothing: see `losses.chunked_cross_entropy`.
+        tokens: B * T, at most.
     """
     return _ending_with(_Loss(model, tokens, label_smoothing), model)
 
 
 def scoring_model(model, tokens):
-    """A model from (B, T) ids to (B, T) nats and (B, T) hits; 0 for padding.
+    """Returns a model from (B, T) ids to (B, T) nats and (B, T) hits; 0 for padding.
 
-    A hit is a token that was the most likely one. B * T <= `tokens`; where that is
-    None, B and T may be known only when the model is called.
+    A hit is a token that was the most likely one.
+
+    Args:
+        model: `LanguageModel`. The two share their weights.
+        tokens: B * T, at most; None: B and T may be known only when the model is
+            called.
     """
     return _ending_with(_Scores(model, tokens), model)
 
@@ -169,7 +178,7 @@ class _Ending(keras.layers.Layer):
             self._chunk = None if number == 1 else size
 
     def _flat(self, hidden, row):
-        """(n, D) hidden states, (V, D) embeddings, (n,) labels; n fills the chunks."""
+        """Returns hidden (n, D), embeddings (V, D), labels (n,); n fills the chunks."""
         hidden = ops.reshape(ops.cast(hidden, "float32"), (-1, hidden.shape[-1]))
         labels = ops.reshape(row, (-1,))
         if self._chunk:

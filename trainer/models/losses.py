@@ -49,13 +49,13 @@ class SmoothedCrossEntropy(keras.losses.Loss):
 
 
 def _targets(smoothing, vocab_size):
-    """Probability of the label above the others', and of each other."""
+    """Returns the label's probability above the others', and that of each other."""
     other = smoothing / (vocab_size - 1)
     return 1 - smoothing - other, other
 
 
 def _smoothed(logsumexp, label, total, above, other):
-    """The loss from z's logsumexp, label entry and sum over the vocabulary."""
+    """Returns the loss from z's logsumexp, label entry and sum over the vocabulary."""
     nats = logsumexp - above * label
     return nats - other * total if other else nats
 
@@ -176,7 +176,7 @@ def chunked_token_scores(hidden, embeddings, labels, chunk=None):
 
 
 def _chunk_of(x, i, chunk):
-    """Entries i * chunk to (i + 1) * chunk of the first axis."""
+    """Returns entries i * chunk to (i + 1) * chunk of the first axis."""
     rest = x.shape[1:]
     return ops.slice(x, (i * chunk, *[0] * len(rest)), (chunk, *rest))
 

@@ -299,7 +299,7 @@ class TransformerLM(language_model.LanguageModel):
 
     @property
     def remat(self):
-        """Whether each block is computed again for its gradient."""
+        """True where training computes each block again for its gradient."""
         return self._blocks[0].remat
 
     @remat.setter

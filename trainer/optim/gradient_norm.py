@@ -1,4 +1,4 @@
-"""An optimizer that also keeps the norm of the last gradient."""
+"""Wraps an optimizer so that the norm of the last gradient is kept."""
 
 import keras
 from keras import ops
@@ -7,7 +7,7 @@ from trainer.optim import optimizer_state
 
 
 class GradientNorm(keras.optimizers.Optimizer):
-    """Passes everything on to `inner_optimizer`; `norm` is for who watches.
+    """Passes everything on to an optimizer, and keeps the norm of the last gradient.
 
     norm = sqrt(sum over variables and entries of g^2), before clipping, and without
     the loss scale of mixed_float16.
@@ -18,8 +18,14 @@ class GradientNorm(keras.optimizers.Optimizer):
     is the norm of the mean gradient. On JAX, where a variable that is not the
     optimizer's own cannot be assigned by it, the second pass stays.
 
-    It is put around the optimizer of a run, never saved, so that checkpoints do not
-    depend on it.
+    The wrapper is put around the optimizer of a run and never saved, so that
+    checkpoints do not depend on it.
+
+    Args:
+        inner_optimizer: a Keras optimizer, or a `LossScaleOptimizer` of one.
+
+    Attributes:
+        norm: scalar variable, float32; there once the optimizer is built.
     """
 
     def __init__(self, inner_optimizer):

@@ -1,23 +1,27 @@
-"""What an optimizer keeps: its state, and perhaps moving averages of the weights."""
+"""Reads what an optimizer keeps: state, and perhaps moving averages of weights."""
 
 import contextlib
 import math
+from collections.abc import Iterator
+from collections.abc import Sequence
 
+import keras
 import numpy as np
 from keras import ops
 
 
 def inner(optimizer):
-    """The optimizer itself, inside those that scale the loss or watch."""
+    """Returns the optimizer itself, inside those that scale the loss or watch."""
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
     return optimizer
 
 
-def state_scalars(optimizer):
-    """Scalars of state: without counters, the rate, and averages of weights.
+def state_scalars(optimizer) -> int:
+    """Returns the scalars of an optimizer's state.
 
-    What is not 4 bytes an entry is counted by its bytes, four a scalar.
+    Counters, the rate and averages of weights do not count. State of another dtype
+    than float32 counts by its bytes, four a scalar.
     """
     optimizer = inner(optimizer)
     if hasattr(optimizer, "state_size"):
@@ -28,8 +32,8 @@ def state_scalars(optimizer):
 
 
 @contextlib.contextmanager
-def averaged_weights(model):
-    """Within, the model has the moving averages of its weights, if it keeps any."""
+def averaged_weights(model: keras.Model) -> Iterator[None]:
+    """Gives a model the averages of its weights, if it keeps any, for a block."""
     optimizer = inner(model.optimizer)
     if not optimizer.use_ema:
         yield
@@ -46,15 +50,20 @@ def averaged_weights(model):
             variable.assign(value)
 
 
-def use_averaged_weights(model):
-    """Gives a model its moving averages, if it keeps any, for good."""
+def use_averaged_weights(model: keras.Model) -> None:
+    """Gives a model the moving averages of its weights, if it keeps any, for good."""
     optimizer = inner(model.optimizer)
     if optimizer.use_ema:
         set_averaged_weights(model, optimizer._model_variables_moving_average)
 
 
-def set_averaged_weights(model, values):
-    """Gives a model weights that are to be used, not trained further."""
+def set_averaged_weights(model: keras.Model, values: Sequence) -> None:
+    """Gives a model weights that are to be used, not trained further.
+
+    Args:
+        model: compiled with its optimizer, which has them as averages, too.
+        values: arrays of the trainable variables, in their order.
+    """
     optimizer = inner(model.optimizer)
     kept = optimizer._model_variables_moving_average if optimizer.use_ema else []
     for variables in (model.trainable_variables, kept):

@@ -6,8 +6,10 @@ import re
 import sys
 import zipfile
 import zlib
+from typing import Any
 
 from trainer.errors import UsageError
+from trainer.files import is_partial
 from trainer.files import read_json
 from trainer.files import write_atomically
 from trainer.files import write_json
@@ -16,27 +18,28 @@ _NAME = re.compile(r"model-(\d+)\.keras")
 
 
 class NotFinite(UsageError):
-    """A model with weights that are inf or nan: it is neither saved nor used."""
+    """Says that a model has weights that are inf or nan: it is not saved or used."""
 
 
-def folder(output_dir):
+def folder(output_dir: str | pathlib.Path) -> pathlib.Path:
     """Returns the path of a run's folder of checkpoints."""
     return pathlib.Path(output_dir) / "checkpoints"
 
 
-def any_model(output_dir):
-    """Whether a run has saved a model, of whatever kind."""
-    return any(folder(output_dir).glob("*.keras"))
+def any_model(output_dir: str | pathlib.Path) -> bool:
+    """Returns whether a run has saved a model: a checkpoint, the best, an average."""
+    return not all(is_partial(path) for path in folder(output_dir).glob("*.keras"))
 
 
 def _by_step(output_dir):
+    """Returns (step, path) of every checkpoint, oldest first."""
     matches = [
         (_NAME.fullmatch(f.name), f) for f in folder(output_dir).glob("model-*.keras")
     ]
     return sorted((int(m.group(1)), f) for m, f in matches if m)
 
 
-def latest(output_dir):
+def latest(output_dir: str | pathlib.Path) -> pathlib.Path | None:
     """Returns the path of the newest checkpoint of a run that is whole, or None."""
     for _, path in reversed(_by_step(output_dir)):
         if is_whole(path):
@@ -45,7 +48,7 @@ def latest(output_dir):
     return None
 
 
-def step_of(path):
+def step_of(path: pathlib.Path) -> int:
     """Returns the step of a checkpoint, which its name holds."""
     match = _NAME.fullmatch(path.name)
     if match is None:
@@ -53,8 +56,8 @@ def step_of(path):
     return int(match.group(1))
 
 
-def is_whole(path):
-    """Whether every member of a checkpoint has the checksum it was written with."""
+def is_whole(path: pathlib.Path) -> bool:
+    """Returns whether all of a checkpoint has the checksums it was written with."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -62,38 +65,43 @@ def is_whole(path):
         return False
 
 
-def last(output_dir, count):
+def last(output_dir: str | pathlib.Path, count: int) -> list[pathlib.Path]:
     """Returns the paths of the newest `count` checkpoints, oldest first."""
     return [path for _, path in _by_step(output_dir)[-count:]]
 
 
-def save(model, output_dir, step):
+def save(model, output_dir: str | pathlib.Path, step: int) -> pathlib.Path:
     """Saves the checkpoint of a step, as `save_model` does. Returns its path."""
     return save_model(model, output_dir, f"model-{step}.keras")
 
 
-def keep_newest(output_dir, count):
+def keep_newest(output_dir: str | pathlib.Path, count: int) -> None:
     """Drops all checkpoints of a run but the newest `count`."""
     for _, old in _by_step(output_dir)[:-count]:
         old.unlink()
 
 
-def save_best(model, output_dir, step, nats_per_token):
-    """Saves the model that evaluated best so far, and how well it did."""
+def save_best(
+    model, output_dir: str | pathlib.Path, step: int, nats_per_token: float
+) -> None:
+    """Saves the model that evaluated best so far, and its step and its loss."""
     path = save_model(model, output_dir, "best.keras").with_suffix(".json")
     with _one_line_errors(path):
         write_json(path, {"step": step, "nats_per_token": nats_per_token})
 
 
-def save_model(model, output_dir, name):
+def save_model(model, output_dir: str | pathlib.Path, name: str) -> pathlib.Path:
     """Saves a model with its optimizer under a name beside the checkpoints.
 
     Every model of a run is written here: weights, optimizer and its state, in one
-    `.keras` file that is whole or absent. Returns its path.
+    `.keras` file that is whole or absent.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        NotFinite: its weights are not finite.
-        UsageError: it could not be written.
+        NotFinite: the model's weights are not finite.
+        UsageError: the file could not be written.
     """
     path = folder(output_dir) / name
     _check_finite(model, path)
@@ -114,7 +122,7 @@ def _one_line_errors(path):
         ) from error
 
 
-def best(output_dir):
+def best(output_dir: str | pathlib.Path) -> tuple[int, float] | None:
     """Returns (step, nats per token) of the best model so far, or None.
 
     Raises:
@@ -131,11 +139,11 @@ def best(output_dir):
         raise UsageError(f"{path} is damaged: {remedy}") from None
 
 
-def load(path):
+def load(path: str | pathlib.Path) -> Any:
     """Returns the model of a checkpoint, with its optimizer and the state of that.
 
     Raises:
-        NotFinite: its weights are not finite.
+        NotFinite: the model's weights are not finite.
         UsageError: the file is missing, damaged or no checkpoint, or names classes
             that are not registered.
     """

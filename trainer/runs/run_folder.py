@@ -24,6 +24,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 from trainer.data import dataset
 from trainer.data import tokenizer
@@ -38,11 +39,14 @@ _REMEDY = "bring it back from a copy, or train in another output_dir"
 
 
 @contextlib.contextmanager
-def lock(output_dir):
-    """Holds a run's folder. Two runs at once would overwrite each other.
+def lock(output_dir: str | pathlib.Path) -> Iterator[None]:
+    """Holds a run's folder for a block. Two runs at once would overwrite each other.
 
     The lock goes with the process, however that ends. A folder into which nothing was
     written goes, too.
+
+    Raises:
+        UsageError: another process holds the folder.
     """
     folder = pathlib.Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,8 +67,8 @@ def lock(output_dir):
                 folder.rmdir()
 
 
-def record_start(output_dir, flags_text):
-    """Keeps how a run was started, so that it can be started again."""
+def record_start(output_dir: str | pathlib.Path, flags_text: str) -> None:
+    """Records how a run was started, so that it can be started again."""
     folder = pathlib.Path(output_dir)
     write_atomically(folder / "flags.txt", lambda p: p.write_text(flags_text))
     start = {
@@ -78,16 +82,21 @@ def record_start(output_dir, flags_text):
         },
         "git": _git_state(),
     }
-    with open(folder / "starts.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(start) + "\n")
+    text = f"{_starts_text(output_dir)}{json.dumps(start)}\n"
+    write_atomically(
+        folder / "starts.jsonl", lambda p: p.write_text(text, encoding="utf-8")
+    )
 
 
-def starts(output_dir):
+def starts(output_dir: str | pathlib.Path) -> list[dict]:
     """Returns the records of `record_start`, oldest first."""
+    return [json.loads(line) for line in _starts_text(output_dir).splitlines()]
+
+
+def _starts_text(output_dir):
+    """Returns the text of starts.jsonl; an empty one where there is no such file."""
     path = pathlib.Path(output_dir) / "starts.jsonl"
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _version(name):
@@ -98,7 +107,7 @@ def _version(name):
 
 
 def _git_state():
-    """Commit of this code, "-dirty" if it was changed; None outside a clone."""
+    """Returns the commit of this code, "-dirty" if changed; None outside a clone."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     here = pathlib.Path(__file__).parent
     try:
@@ -108,7 +117,12 @@ def _git_state():
     return done.stdout.strip() or None
 
 
-def check(output_dir, config, defaults, description):
+def check(
+    output_dir: str | pathlib.Path,
+    config: dict,
+    defaults: dict,
+    description: dataset.Description,
+) -> None:
     """Refuses to continue the run of a folder with other settings or other data.
 
     A setting that the folder's config.json lacks had its default: it came with a
@@ -156,8 +170,13 @@ def _first_difference(prefix, old, new):
     return None
 
 
-def begin(output_dir, config, description, vocabulary):
-    """Writes what the run of a folder is: settings, vocabulary, data.
+def begin(
+    output_dir: str | pathlib.Path,
+    config: dict,
+    description: dataset.Description,
+    vocabulary: str | pathlib.Path,
+) -> None:
+    """Writes settings, vocabulary and description of the data of a folder's run.
 
     Args:
         output_dir: an existing folder.
@@ -173,11 +192,11 @@ def begin(output_dir, config, description, vocabulary):
     write_atomically(
         _vocabulary(output_dir), lambda partial: partial.write_bytes(content)
     )
-    write_json(_data(output_dir), dataclasses.asdict(description))
+    dataset.write_description(_data(output_dir), description)
     write_json(_config(output_dir), config)  # last: with it there is a run
 
 
-def read_config(output_dir) -> dict:
+def read_config(output_dir: str | pathlib.Path) -> dict:
     """Returns the settings of a folder's run; hparams that it lacks at their default.
 
     Raises:
@@ -197,8 +216,10 @@ def read_config(output_dir) -> dict:
         raise UsageError(f"{path} is damaged: {_REMEDY}") from None
 
 
-def read_vocabulary(output_dir):
-    """Returns a run's SentencePiece processor and the `Description` of its data.
+def read_vocabulary(
+    output_dir: str | pathlib.Path,
+) -> tuple[tokenizer.Tokenizer, dataset.Description]:
+    """Returns the tokenizer of a run and the `Description` of its data.
 
     Raises:
         UsageError: one of the two is missing, or they do not belong together.
@@ -216,7 +237,7 @@ def read_vocabulary(output_dir):
     return tokenizer.load(paths[0]), description
 
 
-def of_checkpoint(path):
+def of_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
     """Returns the folder of the run that a checkpoint belongs to.
 
     Raises:

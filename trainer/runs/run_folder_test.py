@@ -4,6 +4,7 @@ import json
 import pytest
 
 from conftest import PROBLEM
+from trainer import files
 from trainer.data import dataset
 from trainer.errors import UsageError
 from trainer.hparams import HParams
@@ -56,7 +57,8 @@ def test_other_data_is_refused(folder, description):
 
 def test_a_folder_without_a_model_is_free(folder, description):
     """A start that failed, or diverged before it saved, is no run to continue."""
-    (folder / "checkpoints" / "model-1.keras").unlink()
+    model = folder / "checkpoints" / "model-1.keras"
+    model.rename(files.partial_path(model))  # a kill while the first was written
     run_folder.check(folder, config(dtype="mixed_float16"), DEFAULTS, description)
 
 

@@ -1,4 +1,4 @@
-"""A trained model ready for use: weights, vocabulary, and how it was trained."""
+"""Loads a trained model ready for use: weights, vocabulary, settings of its run."""
 
 import dataclasses
 import pathlib
@@ -15,7 +15,7 @@ from trainer.runs import run_folder
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A model of a run with all that it takes to use it, as `load` returns it."""
+    """Holds a model of a run with all that it takes to use it; `load` returns one."""
 
     model: keras.Model  # with averaged weights, if the run keeps them
     processor: tokenizer.Tokenizer  # its vocabulary
@@ -24,16 +24,18 @@ class TrainedModel:
     description: dataset.Description  # of the data that it was trained on
 
     @property
-    def max_length(self):
-        """Tokens of the longest row it was trained on."""
+    def max_length(self) -> int:
+        """The tokens of the longest row that the model was trained on."""
         return self.description.max_length
 
     @property
-    def batch_size(self):
-        """Tokens of its training batches."""
+    def batch_size(self) -> int:
+        """The tokens of the batches that the model was trained on."""
         return self.config["hparams"]["batch_size"]
 
-    def check_data(self, data_dir, problem=None) -> dataset.Description:
+    def check_data(
+        self, data_dir: str | pathlib.Path, problem: str | None = None
+    ) -> dataset.Description:
         """Returns the description of data that this model can be evaluated on.
 
         Args:
@@ -41,21 +43,26 @@ class TrainedModel:
             problem: name of the problem. Defaults to the one trained on.
 
         Raises:
-            UsageError: there is no such data, or it has another vocabulary or other
+            UsageError: there is no such data, or it has another vocabulary or longer
                 rows than the data of the training.
         """
         found = dataset.load_description(data_dir, problem or self.config["problem"])
         check_vocabulary(self.path, self.description, data_dir, found)
-        ours, theirs = self.description.row_length, found.row_length
-        if ours != theirs and ours is not None:
+        if found.max_length > self.max_length:
             raise UsageError(
-                f"{data_dir} has rows of {theirs or 'many lengths'}, but {self.path} "
-                f"was trained on rows of {ours}: give data of that length"
+                f"{data_dir} has rows of {found.max_length} tokens, but {self.path} "
+                f"was trained on rows of {self.max_length} at most: run et-datagen "
+                f"with max_length={self.max_length}"
             )
         return found
 
 
-def check_vocabulary(path, trained_on, data_dir, description):
+def check_vocabulary(
+    path: str | pathlib.Path,
+    trained_on: dataset.Description,
+    data_dir: str | pathlib.Path,
+    description: dataset.Description,
+) -> None:
     """Refuses to let a checkpoint meet token ids of another vocabulary.
 
     Args:
@@ -63,6 +70,9 @@ def check_vocabulary(path, trained_on, data_dir, description):
         trained_on: `Description` of the data that it was trained on.
         data_dir: folder of the data that it is to meet.
         description: of that data.
+
+    Raises:
+        UsageError: the two vocabularies differ.
     """
     if trained_on.tokenizer_sha256 != description.tokenizer_sha256:
         raise UsageError(
@@ -74,19 +84,9 @@ def check_vocabulary(path, trained_on, data_dir, description):
         )
 
 
-def checkpoint(output_dir, path=None):
-    """Returns `path`, or the path of the newest checkpoint of a run.
-
-    Raises:
-        UsageError: there is none.
-    """
-    path = path or checkpoints.latest(output_dir)
-    if path is None:
-        raise UsageError(f"{output_dir} holds no checkpoint yet")
-    return pathlib.Path(path)
-
-
-def load(output_dir, checkpoint_path=None) -> TrainedModel:
+def load(
+    output_dir: str | pathlib.Path, checkpoint_path: str | pathlib.Path | None = None
+) -> TrainedModel:
     """Loads the model of a run, with the vocabulary that the run's folder holds.
 
     Args:
@@ -100,10 +100,12 @@ def load(output_dir, checkpoint_path=None) -> TrainedModel:
     """
     config = run_folder.read_config(output_dir)
     processor, description = run_folder.read_vocabulary(output_dir)
-    path = checkpoint(output_dir, checkpoint_path)
     if checkpoint_path:
+        path = pathlib.Path(checkpoint_path)
         _, trained_on = run_folder.read_vocabulary(run_folder.of_checkpoint(path))
         check_vocabulary(path, trained_on, output_dir, description)
+    elif (path := checkpoints.latest(output_dir)) is None:
+        raise UsageError(f"{output_dir} holds no checkpoint yet")
     model = checkpoints.load(path)
     optimizer_state.use_averaged_weights(model)
     return TrainedModel(model, processor, path, config, description)

@@ -1,10 +1,12 @@
 """A run is used with its own vocabulary, and with data of that vocabulary alone."""
 
+import dataclasses
 import shutil
 
 import pytest
 
 from conftest import PROBLEM
+from trainer.data import dataset
 from trainer.data import tokenizer
 from trainer.errors import UsageError
 from trainer.runs import trained_model
@@ -38,6 +40,18 @@ def test_a_run_is_used_without_its_data(trained, copied, data_dir):
     text = "zu bo ti , ka ."
     assert again.processor.encode(text) == trained.processor.encode(text)
     assert again.description == trained.check_data(data_dir)
+
+
+def test_longer_rows_are_refused(trained, data_dir, tmp_path):
+    """Shorter ones are not: a model takes rows up to the longest of its training."""
+    for length in (16, 32, 64):
+        described = dataclasses.replace(trained.description, max_length=length)
+        path = dataset.Paths(tmp_path, PROBLEM).description
+        dataset.write_description(path, described)
+        if length <= 32:
+            assert trained.check_data(tmp_path) == described
+    with pytest.raises(UsageError, match="rows of 64 tokens.*trained on rows of 32 at"):
+        trained.check_data(tmp_path)
 
 
 def test_data_of_another_vocabulary_is_refused(trained, other_data):

@@ -1,9 +1,12 @@
-"""The model of a run: new, or as a checkpoint left it, and ready to be trained."""
+"""Builds the model of a run, and makes a model ready to be trained."""
+
+from typing import Any
 
 import keras
 import numpy as np
 
 from trainer import registry
+from trainer.data import dataset
 from trainer.errors import UsageError
 from trainer.models import language_model
 from trainer.optim import catalog
@@ -11,14 +14,15 @@ from trainer.optim import gradient_norm
 from trainer.runs import checkpoints
 from trainer.runs import run_folder
 from trainer.runs import trained_model
+from trainer.training.run import Run
 
 
-def build(run, description):
+def build(run: Run, description: dataset.Description) -> Any:
     """Returns the language model of a run at step 0, with its optimizer.
 
     Args:
         run: `Run`.
-        description: `dataset.Description` of its data.
+        description: `dataset.Description` of the run's data.
 
     Raises:
         UsageError: a name is unknown, or the checkpoint of `warm_start_from` does not
@@ -45,8 +49,8 @@ def build(run, description):
     return model
 
 
-def trainable(model, run, tokens):
-    """Returns the compiled model that `fit` trains; it shares the weights of `model`.
+def trainable(model, run: Run, tokens: int) -> keras.Model:
+    """Returns the compiled model that `fit` trains, on the weights of `model`.
 
     Args:
         model: language model with its optimizer.
@@ -66,11 +70,16 @@ def trainable(model, run, tokens):
     return trained
 
 
-def seed_dropout(model, seed, step):
-    """Makes the noise of a step depend on (seed, step) alone.
+def seed_dropout(model: keras.Model, seed: int, step: int) -> None:
+    """Makes the noise of each step depend on (seed, step) alone.
 
     A layer's generator counts its calls. Keras does not save that count, so a
     continued run would draw other noise than the run in one.
+
+    Args:
+        model: language model that is to be trained.
+        seed: of the run.
+        step: steps that were taken.
     """
     states = [v for v in model.variables if v.name == "seed_generator_state"]
     for layer, state in enumerate(states):

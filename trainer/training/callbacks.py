@@ -1,25 +1,31 @@
-"""What a run does between its steps: report, evaluate, save, stop when told to."""
+"""Reports, evaluates and saves between the steps of a run, and ends it when told to."""
 
 import math
+import pathlib
 import signal
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
 from trainer import progress
+from trainer.evaluation.evaluation import Evaluation
 from trainer.optim import optimizer_state
 from trainer.runs import checkpoints
+from trainer.training.run import Run
+from trainer.training.run_state import RunState
 
 
 class Part(keras.callbacks.Callback):
-    """A callback that reads the `run_state.RunState` of its run as `state`."""
+    """Reads the `run_state.RunState` of its run, which is `state`."""
 
-    def __init__(self, state):
+    def __init__(self, state: RunState):
         super().__init__()
         self.state = state
 
-    def close(self):
-        """Lets go of what it holds. Called however the training ends."""
+    def close(self) -> None:
+        """Ends the part's work. It is called however the training ends."""
 
 
 class Interruption(Part):
@@ -59,9 +65,10 @@ class Interruption(Part):
 class Progress(Part):
     """Shows step, loss, tokens per second and the time left."""
 
-    def __init__(self, state, label=""):
+    def __init__(self, state: RunState, label: str = ""):
         super().__init__(state)
         self._label = label
+        self._shown: Any = None
 
     def on_train_begin(self, logs=None):
         self._shown = progress.Progress(
@@ -76,13 +83,14 @@ class Progress(Part):
         return {"loss": f"{self.state.loss:.3f}", "tokens/s": f"{speed:,.0f}"}
 
     def close(self):
-        self._shown.close()
+        if self._shown:  # not where `fit` failed before the first step
+            self._shown.close()
 
 
 class Evaluations(Part):
     """Evaluates every `local_eval_frequency` steps and at the last one.
 
-    Keeps the best model in the run's folder. An evaluation that is not finite is
+    The best model is kept in the run's folder. An evaluation that is not finite is
     never the best: it ends the run as diverged. `early_stopping_evaluations` in a row
     without a better one end training.
 
@@ -90,17 +98,24 @@ class Evaluations(Part):
         state: `RunState`.
         run: `Run`.
         model: language model that is trained.
-        evaluate: function without arguments that returns its `Evaluation`.
+        evaluate: function without arguments that returns the model's `Evaluation`.
         on_evaluation: None, or called with step and `Evaluation`.
     """
 
-    def __init__(self, state, run, model, evaluate, on_evaluation=None):
+    def __init__(
+        self,
+        state: RunState,
+        run: Run,
+        model: keras.Model,
+        evaluate: Callable[[], Evaluation],
+        on_evaluation: Callable[[int, Evaluation], None] | None = None,
+    ):
         super().__init__(state)
         self._run = run
         self._evaluated = model
         self._evaluate = evaluate
         self._on_evaluation = on_evaluation
-        self._best = run.output_dir and checkpoints.best(run.output_dir)
+        self._best = checkpoints.best(run.output_dir) if run.output_dir else None
 
     def on_train_batch_end(self, batch, logs=None):
         if not self.state.is_due(self._run.local_eval_frequency):
@@ -134,8 +149,8 @@ class Evaluations(Part):
             self.state.stop()
 
 
-def is_enough(run, step, best_step):
-    """Whether a run ends at `step` because its best evaluation is too long ago."""
+def is_enough(run: Run, step: int, best_step: int) -> bool:
+    """Returns whether a run ends at `step`: its best evaluation is too long ago."""
     evaluations = (step - best_step) / run.local_eval_frequency
     return 0 < run.early_stopping_evaluations <= evaluations
 
@@ -147,15 +162,17 @@ class Checkpoints(Part):
     loss of a step is that of the weights before it. So a checkpoint takes the place of
     the oldest when a later step has shown a finite loss, and is dropped where none has.
 
-    Not in `on_train_end`: by then Keras has put averaged weights, if there are
-    any, in the place of the weights that a continued run needs.
+    The last one is not saved in `on_train_end`: by then Keras has put averaged weights,
+    if there are any, in the place of the weights that a continued run needs.
     """
 
-    def __init__(self, state, run, model):
+    def __init__(self, state: RunState, run: Run, model: keras.Model):
         super().__init__(state)
         self._run = run
+        self._output_dir = str(run.output_dir)
         self._saved = model
-        self._unproven = None  # path of a checkpoint whose loss is not known yet
+        # The path of a checkpoint whose loss is not known yet.
+        self._unproven: pathlib.Path | None = None
 
     def on_train_batch_end(self, batch, logs=None):
         state = self.state
@@ -166,9 +183,7 @@ class Checkpoints(Part):
             return
         state.sync()
         try:
-            self._unproven = checkpoints.save(
-                self._saved, self._run.output_dir, state.step
-            )
+            self._unproven = checkpoints.save(self._saved, self._output_dir, state.step)
         except checkpoints.NotFinite:
             state.diverge()
 
@@ -176,5 +191,5 @@ class Checkpoints(Part):
         if self._unproven and not math.isfinite(self.state.loss):
             self._unproven.unlink()
         elif self._unproven:
-            checkpoints.keep_newest(self._run.output_dir, self._run.keep_checkpoint_max)
+            checkpoints.keep_newest(self._output_dir, self._run.keep_checkpoint_max)
         self._unproven = None

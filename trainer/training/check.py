@@ -1,4 +1,4 @@
-"""Everything a run does, once, before it is started for days (`et-trainer --check`)."""
+"""Tries all that a run does, before it is started for days: et-trainer --check."""
 
 import dataclasses
 import pathlib
@@ -11,21 +11,24 @@ from trainer.data import dataset
 from trainer.runs import checkpoints
 from trainer.training import flops
 from trainer.training import loop
+from trainer.training.run import Run
 
 _STEPS = 4  # the first compiles and is not timed
 
 
-def check(run) -> str:
+def check(run: Run) -> str:
     """Takes a few steps of a run in a folder of its own, and projects the whole.
 
-    Reads the data, builds, compiles, steps, evaluates one batch, writes a checkpoint
-    and restores it. Nothing is left behind, and `run.output_dir` is not touched.
+    The check reads the data, builds, compiles, steps, evaluates one batch, writes a
+    checkpoint and restores it. Nothing is left behind, and `run.output_dir` is not
+    touched.
 
     Returns:
         Text: parameters, optimizer state, memory, time and disk.
 
     Raises:
-        UsageError: what the run itself would be refused for.
+        UsageError: the run itself would be refused, or diverges.
+        KeyboardInterrupt: a signal ended the steps.
     """
     if run.output_dir:
         loop.check_folder(run)
@@ -40,12 +43,15 @@ def check(run) -> str:
             label="check",
         )
         result = loop.train(trial)
+        if result.interrupted_by:
+            raise KeyboardInterrupt
         start = time.perf_counter()
-        restored = checkpoints.load(result.checkpoint)
+        path = pathlib.Path(str(result.checkpoint))
+        restored = checkpoints.load(path)
         restoring = time.perf_counter() - start
         if int(restored.optimizer.iterations) != _STEPS:
             raise AssertionError("the checkpoint that was written is not what is read")
-        size = pathlib.Path(str(result.checkpoint)).stat().st_size
+        size = path.stat().st_size
     description = dataset.load_description(run.data_dir, run.problem)
     tokens = description.tokens_per_batch(run.hparams.batch_size)
     train_tokens = description.splits["train"].cells

@@ -1,14 +1,15 @@
-"""The end of a run whose loss is not finite, and the way back."""
+"""Says why a run whose loss was not finite has ended, and names the way back."""
 
 from trainer.errors import UsageError
 from trainer.runs import checkpoints
+from trainer.training.run import Run
 
 
 class Diverged(UsageError):
-    """A run whose loss or weights were not finite: it was stopped, nothing saved."""
+    """Says that loss or weights of a run were not finite: it ended, nothing saved."""
 
 
-def error(run, step, learning_rate) -> Diverged:
+def error(run: Run, step: int, learning_rate: float) -> Diverged:
     """Returns the error of a run that diverged.
 
     The message names the settings that are likely at fault, and the checkpoint to go
@@ -16,7 +17,7 @@ def error(run, step, learning_rate) -> Diverged:
 
     Args:
         run: `Run`.
-        step: first one from which on the loss was not finite.
+        step: the first one of those up to the last whose loss was not finite.
         learning_rate: of the last step.
     """
     h = run.hparams

@@ -1,4 +1,4 @@
-"""How much of the machine's arithmetic training uses."""
+"""Counts the arithmetic of training, and compares it with the machine's speed."""
 
 import time
 
@@ -6,9 +6,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from trainer.hparams import HParams
 
-def per_token(model, hparams, length):
-    """Floating-point operations of a training step, by token.
+
+def per_token(model: keras.Model, hparams: HParams, length: float) -> float:
+    """Returns the floating-point operations of a training step, by token.
 
     flops = 6 N + 12 L T D
 
@@ -16,8 +18,13 @@ def per_token(model, hparams, length):
         N: entries of the weights that multiply (matrices, the embedding once);
         L: layers; T: tokens of a row; D: hidden size.
 
-    Forward is a third of it. Rematerialization is not counted, nor is what masks
-    leave out. Source: Chowdhery et al. 2022, "PaLM", appendix B.
+    Forward is a third of them. Neither rematerialization counts nor the share of
+    attention that masks leave out. Source: Chowdhery et al. 2022, "PaLM", appendix B.
+
+    Args:
+        model: language model.
+        hparams: of the model; L and D are among them.
+        length: T, the mean where rows differ.
     """
     weights = sum(
         int(np.prod(v.shape)) for v in model.trainable_variables if len(v.shape) > 1
@@ -26,10 +33,17 @@ def per_token(model, hparams, length):
     return 6 * weights + 12 * attention
 
 
-def of_matrix_product(dtype="float32", size=2048, rounds=8):
-    """Operations a second of a large matrix product here, the fastest of `rounds`.
+def of_matrix_product(
+    dtype: str = "float32", size: int = 2048, rounds: int = 8
+) -> float:
+    """Returns the operations a second of a large matrix product on this device.
 
-    It stands for what the device can do, on every device and for every dtype.
+    The product stands for the most that the device can do with numbers of a dtype.
+
+    Args:
+        dtype: of the matrices.
+        size: rows and columns of each.
+        rounds: times that the product is computed; the fastest counts.
     """
     x = ops.cast(ops.ones((size, size)), dtype)
     best = np.inf
@@ -40,8 +54,8 @@ def of_matrix_product(dtype="float32", size=2048, rounds=8):
     return 2 * size**3 / best
 
 
-def report(per_second, dtype):
-    """One line: operations a second, and their share of a matrix product's.
+def report(per_second: float, dtype: str) -> str:
+    """Returns a line of operations a second, and their share of a matrix product's.
 
     Args:
         per_second: speed of training, by the count of `per_token`.

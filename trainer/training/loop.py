@@ -1,6 +1,8 @@
-"""One training run: data, model, optimizer, callbacks, `fit`."""
+"""Trains: takes a run from its data and its folder through `fit` to its result."""
 
 import contextlib
+from collections.abc import Callable
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -10,6 +12,7 @@ from trainer.data import batches
 from trainer.data import dataset
 from trainer.errors import UsageError
 from trainer.evaluation import evaluation
+from trainer.evaluation.evaluation import Evaluation
 from trainer.models import language_model
 from trainer.optim import optimizer_state
 from trainer.runs import checkpoints
@@ -20,10 +23,16 @@ from trainer.training import divergence
 from trainer.training import flops
 from trainer.training import monitoring
 from trainer.training.run import Result
+from trainer.training.run import Run
 from trainer.training.run_state import RunState
 
 
-def train(run, on_start=None, extra_callbacks=(), on_evaluation=None) -> Result:
+def train(
+    run: Run,
+    on_start: Callable[[], None] | None = None,
+    extra_callbacks: Sequence[keras.callbacks.Callback] = (),
+    on_evaluation: Callable[[int, Evaluation], None] | None = None,
+) -> Result:
     """Trains, or continues from the newest checkpoint in `run.output_dir`.
 
     Args:
@@ -36,7 +45,8 @@ def train(run, on_start=None, extra_callbacks=(), on_evaluation=None) -> Result:
     Raises:
         UsageError: data is missing, the batch is smaller than a row, a name is
             unknown, output_dir is busy or holds another run, or the run is finished.
-        divergence.Diverged: the loss was not finite `run.nonfinite_steps` in a row.
+        divergence.Diverged: the loss was not finite for `run.nonfinite_steps` in a row
+            or at the last step, or weights or an evaluation were not.
     """
     data = _Data(run)
     # Unknown names are refused before anything is written.
@@ -47,28 +57,28 @@ def train(run, on_start=None, extra_callbacks=(), on_evaluation=None) -> Result:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-    arguments = run, data, on_start, extra_callbacks, on_evaluation
     lock = (
         run_folder.lock(run.output_dir) if run.output_dir else contextlib.nullcontext()
     )
     with lock, batches.damage_named(data.train):
-        return _train(*arguments)
+        return _train(run, data, on_start, extra_callbacks, on_evaluation)
 
 
-def finished(run):
+def finished(run: Run) -> str | None:
     """Returns a sentence that says why nothing is left of a run, or None.
 
     Raises:
         UsageError: output_dir holds another run, or data is missing.
     """
     check_folder(run)
-    newest = checkpoints.latest(run.output_dir)
+    output_dir = str(run.output_dir)
+    newest = checkpoints.latest(output_dir)
     if newest is None:
         return None
     step = checkpoints.step_of(newest)
     if step >= run.train_steps:
         return f"finished before: {newest} is at step {step:,} of {run.train_steps:,}"
-    best = checkpoints.best(run.output_dir)
+    best = checkpoints.best(output_dir)
     if best and callbacks.is_enough(run, step, best[0]):
         return (
             f"finished before: {newest} is at step {step:,}, and the best evaluation, "
@@ -77,16 +87,16 @@ def finished(run):
     return None
 
 
-def check_folder(run):
+def check_folder(run: Run) -> None:
     """Refuses a run whose output_dir holds another one."""
     description = dataset.load_description(run.data_dir, run.problem)
     run_folder.check(
-        run.output_dir, run.identity(), run.default_identity(), description
+        str(run.output_dir), run.identity(), run.default_identity(), description
     )
 
 
 class _Data:
-    """The data of a run, checked: description, tokens of a batch, rows."""
+    """Holds the data of a run, checked: description, tokens of a batch, rows."""
 
     def __init__(self, run):
         self.description = dataset.load_description(run.data_dir, run.problem)
@@ -103,7 +113,7 @@ class _Data:
         self.mean_length = split.cells / split.row_count
 
     def batches(self, seed, start_step):
-        """Training batches as `fit` takes them."""
+        """Returns training batches as `fit` takes them."""
 
         def stream():
             return batches.training_batches(self.train, self.tokens, seed, start_step)
@@ -166,6 +176,7 @@ def _train(run, data, on_start, extra_callbacks, on_evaluation):
     if state.diverged_at and not interruption.signal:
         rate = float(model.optimizer.learning_rate)
         raise divergence.error(run, state.diverged_at, rate)
+    newest = checkpoints.latest(run.output_dir) if run.output_dir else None
     speed = state.timed_steps * data.tokens / (state.seconds or np.inf)
     return Result(
         model=model,
@@ -176,13 +187,13 @@ def _train(run, data, on_start, extra_callbacks, on_evaluation):
         flops_per_second=speed * flops_per_token,
         evaluations=state.evaluations,
         state_scalars=state_scalars,
-        checkpoint=run.output_dir and str(checkpoints.latest(run.output_dir)),
+        checkpoint=str(newest) if newest else None,
         interrupted_by=interruption.signal.name if interruption.signal else None,
     )
 
 
 def _start(run, data):
-    """Returns the language model to go on with; what the run is stands in its folder.
+    """Returns the language model to go on with, and begins the folder of the run.
 
     Nothing is written before the model is there.
     """

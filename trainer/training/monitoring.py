@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: scalars, and traces of its profiler."""
+"""Writes for TensorBoard: scalars of a run, and traces of its profiler."""
 
 import pathlib
 import time
@@ -10,14 +10,15 @@ from trainer.errors import UsageError
 from trainer.evaluation.evaluation import exp
 from trainer.files import write_atomically
 from trainer.training.callbacks import Part
+from trainer.training.run_state import RunState
 
 
 class Summaries(Part):
     """Writes scalars every `frequency` steps, and those of every evaluation.
 
-    It needs `tensorboard`, not TensorFlow. Where a run goes on from a checkpoint, the
-    events that an earlier start wrote of later steps are dropped: the run takes these
-    steps again.
+    Writing takes `tensorboard`, not TensorFlow. Where a run goes on from a checkpoint,
+    the events that an earlier start wrote of later steps are dropped: the run takes
+    these steps again.
 
     Args:
         state: `RunState`.
@@ -27,7 +28,14 @@ class Summaries(Part):
         frequency: steps.
     """
 
-    def __init__(self, state, output_dir, flops_per_token, state_bytes, frequency=20):
+    def __init__(
+        self,
+        state: RunState,
+        output_dir: str,
+        flops_per_token: float,
+        state_bytes: int,
+        frequency: int = 20,
+    ):
         super().__init__(state)
         from tensorboard.compat.proto import event_pb2
         from tensorboard.plugins.scalar import summary_v2
@@ -114,9 +122,13 @@ def _drop_events_after(step, output_dir):
 
 
 class Profile(Part):
-    """Traces steps `first` to `last` for TensorBoard's profiler."""
+    """Traces steps `first` to `last` for TensorBoard's profiler.
 
-    def __init__(self, state, output_dir, first, last):
+    Raises:
+        UsageError: the backend has no profiler.
+    """
+
+    def __init__(self, state: RunState, output_dir: str, first: int, last: int):
         super().__init__(state)
         backend = keras.backend.backend()
         if backend == "tensorflow":

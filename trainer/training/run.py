@@ -1,4 +1,4 @@
-"""What a training run is made of, and what it ends with."""
+"""The settings of a training run, and its result."""
 
 import dataclasses
 import numbers
@@ -16,7 +16,7 @@ _SEEDS = 2**32
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The settings of a run, each under the name of its flag of et-trainer.
+    """Holds the settings of a run, each under the name of its flag of et-trainer.
 
     Raises:
         UsageError: a value is out of its range.
@@ -40,7 +40,9 @@ class Run:
     keep_checkpoint_max: int = 3
     nonfinite_steps: int = 5  # in a row, with a loss that is not finite, that end it
     remat: bool = False  # compute blocks again for the gradient: less memory
-    profile: tuple | None = None  # (first, last) step to trace for TensorBoard
+    profile: tuple[int, int] | None = (
+        None  # (first, last) step to trace for TensorBoard
+    )
     label: str = ""  # of the progress bar
 
     def __post_init__(self):
@@ -79,21 +81,21 @@ class Run:
                     f"{self.profile}"
                 )
 
-    def identity(self):
+    def identity(self) -> dict:
         """Returns the settings that must not change within one output_dir."""
         names = ("problem", "model", "random_seed", "dtype", "warm_start_from")
         return {n: getattr(self, n) for n in names} | {
             "hparams": dataclasses.asdict(self.hparams)
         }
 
-    def default_identity(self):
+    def default_identity(self) -> dict:
         """Returns `identity()` of a run that sets nothing but problem and data."""
         return Run(self.problem, self.data_dir, HParams(), 1).identity()
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a run ended with."""
+    """Holds the model and the figures that a run ended with."""
 
     model: keras.Model
     steps: int  # those of earlier starts counted
@@ -106,7 +108,7 @@ class Result:
     checkpoint: str | None  # path of the last one
     interrupted_by: str | None = None  # SIGINT or SIGTERM
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """Returns the figures, for a record of the run."""
         names = ("steps", "seconds", "tokens_per_second", "train_loss", "state_scalars")
         return {name: getattr(self, name) for name in names} | {

@@ -1,13 +1,15 @@
-"""Where a run is: counted once, for everything that happens beside its steps."""
+"""Counts the steps of a run once, for all that happens beside them."""
 
 import math
 import time
 
 import keras
 
+from trainer.evaluation.evaluation import Evaluation
+
 
 class RunState(keras.callbacks.Callback):
-    """Counts the steps of a run. It is the first of the run's callbacks.
+    """Counts the steps of a run. The state is the first of the run's callbacks.
 
     Args:
         start_step: steps that earlier starts have taken.
@@ -27,15 +29,21 @@ class RunState(keras.callbacks.Callback):
         timed_steps: steps of these seconds.
     """
 
-    def __init__(self, start_step, train_steps, tokens_per_step, nonfinite_steps):
+    def __init__(
+        self,
+        start_step: int,
+        train_steps: int,
+        tokens_per_step: int,
+        nonfinite_steps: int,
+    ):
         super().__init__()
         self.start_step = start_step
         self.step = start_step
         self.train_steps = train_steps
         self.tokens_per_step = tokens_per_step
         self.loss = math.nan
-        self.evaluations = []
-        self.diverged_at = None
+        self.evaluations: list[tuple[int, Evaluation]] = []
+        self.diverged_at: int | None = None
         self.seconds = 0.0
         self.timed_steps = 0
         self._nonfinite_steps = nonfinite_steps
@@ -58,25 +66,25 @@ class RunState(keras.callbacks.Callback):
         if self.step - self.diverged_at + 1 >= self._nonfinite_steps:
             self.stop()
 
-    def is_due(self, frequency):
-        """Whether this step is one of every `frequency`, or the last of all."""
+    def is_due(self, frequency: int) -> bool:
+        """Returns whether a step is one of every `frequency`, or the last of all."""
         return self.step % frequency == 0 or self.step == self.train_steps
 
     @property
-    def stopping(self):
-        """Whether this step is the last, though the run has not come to its end."""
+    def stopping(self) -> bool:
+        """True where this step is the last, though the run is not at its end."""
         return self.model.stop_training
 
-    def stop(self):
+    def stop(self) -> None:
         """Ends training after this step."""
         self.model.stop_training = True
 
-    def diverge(self):
+    def diverge(self) -> None:
         """Ends training: this step left weights that are not finite or give no loss."""
         self.diverged_at = self.diverged_at or self.step
         self.stop()
 
-    def sync(self):
+    def sync(self) -> None:
         """Brings the model's variables up to date: on JAX, `fit` keeps copies."""
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()

@@ -1,4 +1,4 @@
-"""Searches hyperparameters with Optuna: the paper used Vizier.
+"""Searches hyperparameters with Optuna, where the paper used Vizier.
 
 A study lives in an SQLite file. Workers share it, a study that was interrupted goes
 on, and `optuna-dashboard sqlite:///FILE` shows it.
@@ -7,10 +7,20 @@ on, and `optuna-dashboard sqlite:///FILE` shows it.
 import contextlib
 import dataclasses
 import math
+import pathlib
+import warnings
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from typing import Any
 
 from trainer import registry
 from trainer.errors import UsageError
 from trainer.hparams import HParams
+
+if TYPE_CHECKING:  # it imports Keras
+    from trainer.training.run import Run
 
 # Hparams whose values are names.
 _NAMED = {
@@ -21,14 +31,21 @@ _NAMED = {
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Values that a hyperparameter may take: choices, or an interval."""
+    """Holds the values that a hyperparameter may take: choices, or an interval.
+
+    Attributes:
+        choices: values; empty for an interval.
+        low, high: ends of the interval, both inside; integers for an integer.
+        log: whether the interval is searched on a logarithmic scale.
+    """
 
     choices: tuple = ()
     low: float | int = 0
     high: float | int = 0
     log: bool = False
 
-    def suggest(self, trial, name):
+    def suggest(self, trial, name: str) -> Any:
+        """Returns the value that an Optuna trial takes for a hyperparameter."""
         if self.choices:
             return trial.suggest_categorical(name, self.choices)
         if isinstance(self.low, int):
@@ -36,8 +53,8 @@ class Range:
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
 
-def parse_ranges(text) -> dict:
-    """ "name=a|b|c,name=LOW:HIGH,name=LOW:HIGH:log" -> {name: Range}.
+def parse_ranges(text: str) -> dict[str, Range]:
+    """Returns the ranges of "name=a|b|c,name=LOW:HIGH,name=LOW:HIGH:log", by name.
 
     Raises:
         UsageError: a name is no hyperparameter, or a value is not of its type, or
@@ -81,20 +98,26 @@ def _parse_range(text, kind):
     return Range(low=low, high=high, log=bool(log))
 
 
-def create_study(path, name, seed=0):
-    """The study of this name in an SQLite file; a new one if there is none."""
-    import warnings
+def create_study(path: str | pathlib.Path, name: str, seed: int = 0):
+    """Returns the Optuna study of a name in an SQLite file; a new one if none is there.
 
+    Args:
+        path: of the file.
+        name: of the study.
+        seed: of the search.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{path}",
-        heartbeat_interval=30,  # trials of a worker that was killed are tried again
-        heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
-        engine_kwargs={"connect_args": {"timeout": 60}},
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
+        storage = optuna.storages.RDBStorage(
+            f"sqlite:///{path}",
+            heartbeat_interval=30,  # trials of a worker that was killed: tried again
+            heartbeat_stale_trial_callback=retry,
+            engine_kwargs={"connect_args": {"timeout": 60}},
+        )
     return optuna.create_study(
         storage=storage,
         study_name=name,
@@ -105,14 +128,20 @@ def create_study(path, name, seed=0):
     )
 
 
-def optimize(study, objective, trials, first=(), report=None):
+def optimize(
+    study,
+    objective: Callable[[Any], float],
+    trials: int,
+    first: Sequence[dict] = (),
+    report: Callable[[Any], object] | None = None,
+) -> None:
     """Runs trials until the study has `trials` that ended, pruned ones counted.
 
     Args:
         study: of `create_study`.
         objective: takes a trial, returns the value to minimize.
-        trials: how many in all, those of other workers and earlier calls counted.
-        first: what to try first, {hparam: value} each, also after an interruption.
+        trials: number of them all, those of other workers and earlier calls counted.
+        first: values to try first, {hparam: value} each, also after an interruption.
         report: None, or called with each `optuna.trial.FrozenTrial` that ends.
     """
     import optuna
@@ -137,10 +166,10 @@ def optimize(study, objective, trials, first=(), report=None):
 
 
 def best_trial(study):
-    """The trial with the lowest value.
+    """Returns the trial of a study with the lowest value.
 
     Raises:
-        UsageError: none ran to its end.
+        UsageError: no trial ran to its end.
     """
     if not any(trial.value is not None for trial in study.trials):
         raise UsageError(
@@ -150,8 +179,12 @@ def best_trial(study):
     return study.best_trial
 
 
-def pruning(trial, last_step):
-    """A function of step and loss that ends a trial which diverged or lags behind."""
+def pruning(trial, last_step: float) -> Callable[[int, float], None]:
+    """Returns a function of step and loss that ends a trial.
+
+    A trial ends that has diverged, or that is worse at a step before `last_step` than
+    the median of the trials before.
+    """
     import optuna
 
     def prune(step, loss):
@@ -165,8 +198,8 @@ def pruning(trial, last_step):
 
 
 @contextlib.contextmanager
-def pruning_diverged():
-    """Within, a run that diverges between two evaluations ends its trial, too."""
+def pruning_diverged() -> Iterator[None]:
+    """Ends the trial of a block whose run diverges between two evaluations."""
     import optuna
 
     from trainer.training import divergence
@@ -177,10 +210,14 @@ def pruning_diverged():
         raise optuna.TrialPruned(str(error)) from error
 
 
-def training_objective(run, ranges):
-    """Nats per token on the dev split, of `run` with hyperparameters from `ranges`.
+def training_objective(run: "Run", ranges: dict[str, Range]) -> Callable[[Any], float]:
+    """Returns a function of a trial that trains, and returns nats per token of dev.
 
     The trial's attribute "result" holds all figures. No output_dir is written.
+
+    Args:
+        run: `Run` whose hyperparameters the trial changes.
+        ranges: of the hyperparameters to change.
     """
     import keras
 

@@ -16,6 +16,7 @@ HPARAMS = HParams(
     filter_size=32,
     num_heads=2,
     batch_size=256,
+    optimizer="adam",
     learning_rate_warmup_steps=5,
 )
 
@@ -53,23 +54,17 @@ def test_wrong_ranges(text, message):
 def test_a_study_finds_the_better_rate_and_goes_on(data_dir, tmp_path):
     run = Run(PROBLEM, str(data_dir), HPARAMS, 12, local_eval_frequency=4)
     ranges = {"learning_rate_constant": Range(choices=(0.0001, 1.0))}
+    first = [{"learning_rate_constant": rate} for rate in (0.0001, 1.0)]
     ended = []
 
     def study():
         return sweep.create_study(tmp_path / "sweep.db", "rates")
 
     rates = sweep.training_objective(run, ranges)
-    sweep.optimize(
-        study(),
-        rates,
-        trials=2,
-        first=[{"learning_rate_constant": 0.0001}],
-        report=ended.append,
-    )
-    assert ended[0].params == {"learning_rate_constant": 0.0001}
-    sweep.optimize(study(), rates, trials=4, report=ended.append)
-    sweep.optimize(study(), rates, trials=4, report=ended.append)  # all done
-    assert len(ended) == 4
+    sweep.optimize(study(), rates, trials=1, first=first, report=ended.append)
+    sweep.optimize(study(), rates, trials=2, first=first, report=ended.append)
+    sweep.optimize(study(), rates, trials=2, report=ended.append)  # all done
+    assert [trial.params for trial in ended] == first
     best = study().best_trial
     assert best.params == {"learning_rate_constant": 1.0}
     result = best.user_attrs["result"]
