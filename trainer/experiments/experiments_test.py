@@ -62,7 +62,13 @@ def write_cifar10(folder):
                 ),
             ],
         ),
-        ("cifar10", ["--train_steps=2"], ["sgd", "et2"], ["test_error"]),
+        pytest.param(
+            "cifar10",
+            ["--train_steps=2"],
+            ["sgd", "et2"],
+            ["test_error"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_tables_and_plots(tmp_path, experiment, flags, entries, plots):
