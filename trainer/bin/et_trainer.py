@@ -85,6 +85,7 @@ def main(argv):
         return 0
     _RUN.require(_OUTPUT_DIR)
     _RUN.check_data(hparams)
+    profile = profile_steps(_PROFILE.value)
     from trainer.runs import run_folder
     from trainer.training import check
     from trainer.training import flops
@@ -104,7 +105,7 @@ def main(argv):
         warm_start_from=_WARM_START.value,
         early_stopping_evaluations=_EARLY_STOPPING.value,
         remat=_REMAT.value,
-        profile=profile_steps(_PROFILE.value),
+        profile=profile,
     )
     if _CHECK.value:
         print(check.check(settings))
