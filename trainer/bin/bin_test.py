@@ -161,7 +161,7 @@ def test_check_leaves_nothing_behind(data_dir, tmp_path):
         f"--problem={PROBLEM}",
         f"--data_dir={data_dir}",
         f"--output_dir={tmp_path / 'run'}",
-        *TRAIN.split(),
+        *f"{TRAIN},optimizer=adam".split(),
         "--check",
     )
     assert status == 0, err

@@ -23,7 +23,8 @@ def command(data_dir, output_dir, steps, every=3, optimizer="et2_rank1_short"):
         f"--data_dir={data_dir}",
         f"--output_dir={output_dir}",
         "--hparams_set=transformer_tiny",
-        f"--hparams=batch_size=256,learning_rate_warmup_steps=10,optimizer={optimizer}",
+        "--hparams=batch_size=256,learning_rate_warmup_steps=10,num_hidden_layers=1,"
+        f"optimizer={optimizer}",
         f"--train_steps={steps}",
         f"--save_checkpoints_steps={every}",
         "--eval_steps=1",
