@@ -7,19 +7,23 @@ EXTRAS = $(BACKEND),trainer,test,bench,examples
 # Without this TensorFlow greets with four lines on every start.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test test-all lint format benchmark benchmark-gpu clean
+.PHONY: demo test test-all test-keras lint format benchmark benchmark-gpu clean
 
 # setup.py is the only thing that says what is installed; touch it to re-install.
-.venv/installed .venv-jax/installed: setup.py
+.venv/installed .venv-jax/installed .venv-keras/installed: setup.py
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	if command -v uv >/dev/null; then \
-	  uv pip install --quiet --python $(@D)/bin/python -e '.[$(EXTRAS)]'; \
+	  uv pip install --quiet --python $(@D)/bin/python -e '.[$(EXTRAS)]' $(PINS); \
 	else \
 	  $(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
-	    -e '.[$(EXTRAS)]'; \
+	    -e '.[$(EXTRAS)]' $(PINS); \
 	fi
 	touch $@
 .venv-jax/installed: BACKEND := jax,reference
+# The lowest Keras that setup.py admits for the optimizer.
+.venv-keras/installed: EXTRAS := cpu,test,bench
+.venv-keras/installed: PINS = keras==$(shell \
+  sed -n 's/.*install_requires=\["keras>=\([0-9.]*\)".*/\1/p' setup.py)
 
 demo: .venv/installed
 	$(BIN)/python -m trainer.experiments.memory_performance --scale=demo
@@ -32,6 +36,10 @@ test-all: test .venv-jax/installed
 	$(BIN)/python -m pytest -m slow
 	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest extreme_tensoring_tf \
 	  trainer/optim/peers -m "slow or not slow"
+
+# The optimizer on the lowest Keras that it admits; `make test` has the newest.
+test-keras: .venv-keras/installed
+	.venv-keras/bin/python -m pytest extreme_tensoring_tf
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -52,4 +60,4 @@ benchmark-gpu:
 	  --data_dir=$(DATA) --problem=$(PROBLEM)
 
 clean:
-	rm -rf .venv .venv-jax *.egg-info build demo_output
+	rm -rf .venv .venv-jax .venv-keras *.egg-info build demo_output

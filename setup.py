@@ -31,14 +31,16 @@ setuptools.setup(
     ),
     package_data={"extreme_tensoring_tf": ["py.typed"], "trainer": ["py.typed"]},
     cmdclass={"build_py": BuildWithoutTests},
-    # The optimizer's. Keras brings its own, and the backend is an extra.
-    install_requires=["keras>=3.15.1", "numpy>=1.26"],
+    # The optimizer's. Keras brings its own, and the backend is an extra. This Keras is
+    # the oldest that TensorFlow 2.21 takes; `make test-keras` runs the tests with it.
+    install_requires=["keras>=3.12.0", "numpy>=1.26"],
     extras_require={
         "trainer": [
             "absl-py>=2.3",
             "array-record>=0.8.6",
             "grain>=0.2.18",
             "importlib-resources>=6.0",  # tensorflow-datasets needs it, undeclared
+            "keras>=3.15.1",
             "matplotlib>=3.8",
             "optuna>=4.9",
             "pillow>=10",
