@@ -3,10 +3,12 @@
 import functools
 import hashlib
 import pathlib
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from trainer.errors import UsageError
+
+if TYPE_CHECKING:  # programs that need no more than an id answer at once
+    import numpy as np
 
 PAD_ID = 0
 EOS_ID = 1
@@ -71,12 +73,14 @@ class Tokenizer:
         return self._processor.serialized_model_proto()
 
     @functools.cached_property
-    def byte_counts(self) -> np.ndarray:
+    def byte_counts(self) -> "np.ndarray":
         """The UTF-8 bytes of text that each id stands for: (V,) int64.
 
         EOS stands for a newline. In the sum over a text one space is too many, which
         SentencePiece puts in front of every text.
         """
+        import numpy as np
+
         ids = range(self.vocab_size())
         pieces = self._processor.id_to_piece(list(ids))
         counts = [len(p.replace(SPACE_MARK, " ").encode()) for p in pieces]
