@@ -41,8 +41,8 @@ def test_two_optimizers_and_a_second_run(tmp_path):
     assert (tmp_path / "results.jsonl").read_text() == results
 
     # Other runs: these leave models to draw from.
-    command += ["--scale=demo", "--entries=et2"]
+    command += ["--scale=demo", "--entries=sgd"]
     third = subprocess.run(command, capture_output=True, text=True)
     assert third.returncode == 0, third.stderr
     table = third.stdout.splitlines()
-    assert table[5] == "sampled with et2:" and len(table) == 4 + 1 + 1 + 3 + 1
+    assert table[5] == "sampled with sgd:" and len(table) == 4 + 1 + 1 + 3 + 1

@@ -163,6 +163,7 @@ def test_logits_are_never_whole_in_memory():
         assert peak(rows, 1, 32768) < 0.75 * logits, rows
 
 
+@pytest.mark.slow
 @needs_tensorflow_and_proc
 def test_rematerialized_blocks_take_less_memory():
     """6 layers, of which one at a time is there."""
