@@ -145,9 +145,7 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         )
         settings = self.settings()
         if not clips:
-            settings = dataclasses.replace(
-                settings, clipnorm=None, global_clipnorm=None
-            )
+            settings = dataclasses.replace(settings, clipnorm=0.0, global_clipnorm=0.0)
         groups, positions = [], []
         members = self._members(gradients, variables)
         if not members:
@@ -249,5 +247,5 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         paths = unique_paths(self._trainable_variables)
         if not self.built or self._slots.counters is None:
             return dict.fromkeys(paths, 0)
-        skipped = keras.ops.convert_to_numpy(self._slots.counters.value)[:, 1]
+        skipped = ops.convert_to_numpy(self._slots.counters.value)[:, 1]
         return {path: int(n) for path, n in zip(paths, skipped)}
