@@ -21,6 +21,12 @@ OPTIMIZERS = {
     "decay_and_clipping": lambda *a, **k: ExtremeTensoring(
         *a, weight_decay=0.1, global_clipnorm=0.5, **k
     ),
+    "orthogonal": lambda *a, **k: ExtremeTensoring(
+        *a, orthogonalize=".*", weight_decay=0.1, **k
+    ),
+    "orthogonal_momentum": lambda *a, **k: ExtremeTensoring(
+        *a, orthogonalize=True, beta_1=0.9, clipnorm=0.5, **k
+    ),
 }
 
 
@@ -100,7 +106,7 @@ def test_a_last_batch_that_is_smaller(name):
 
 
 @only_tensorflow
-@pytest.mark.parametrize("name", ["default", "momentum"])
+@pytest.mark.parametrize("name", ["default", "momentum", "orthogonal"])
 def test_two_replicas_with_a_sparse_gradient(name):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 60, (16, 7))

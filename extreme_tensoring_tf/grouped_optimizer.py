@@ -10,13 +10,14 @@ from keras import ops
 
 from extreme_tensoring_tf.gradients import check_gradient
 from extreme_tensoring_tf.gradients import is_sparse
+from extreme_tensoring_tf.groups import make_group
 from extreme_tensoring_tf.marginals import sums_in_blocks
+from extreme_tensoring_tf.matrix_view import MatrixView
 from extreme_tensoring_tf.slots import Slots
 from extreme_tensoring_tf.tensor_index import TensorIndex
 from extreme_tensoring_tf.update import Member
 from extreme_tensoring_tf.update import Settings
 from extreme_tensoring_tf.update import alike
-from extreme_tensoring_tf.update import make_group
 from extreme_tensoring_tf.update import take_step
 from extreme_tensoring_tf.variables import IS_TENSORFLOW
 from extreme_tensoring_tf.variables import assign
@@ -57,8 +58,8 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         """Returns the numbers of a step as they are now."""
         raise NotImplementedError
 
-    def tensor_indices(self, variables) -> list[TensorIndex]:
-        """Returns tensor indices for a list of (path, shape)."""
+    def tensor_indices(self, variables) -> list[TensorIndex | MatrixView]:
+        """Returns tensor indices, or views as matrices, for a list of (path, shape)."""
         raise NotImplementedError
 
     def build(self, variables) -> None:
@@ -202,7 +203,7 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
 
         Args:
             matches: function of a variable's path: whether to watch it. A variable
-                without entries is not watched.
+                without entries, or without statistics, is not watched.
 
         Returns:
             A dict of position to path of the variables watched.
@@ -211,7 +212,9 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         watched = {
             position: path
             for position, path in enumerate(unique_paths(variables))
-            if matches(path) and 0 not in variables[position].shape
+            if matches(path)
+            and 0 not in variables[position].shape
+            and self._slots.indices[position].dims
         }
         for position in watched:
             self._slots.watch(position, variables[position].shape)

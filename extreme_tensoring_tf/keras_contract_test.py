@@ -22,6 +22,7 @@ OPTIMIZERS = {
     "momentum": lambda *a, **k: ExtremeTensoring(
         *a, beta_1=0.9, beta_2=0.99, momentum_dtype="bfloat16", **k
     ),
+    "orthogonal": lambda *a, **k: ExtremeTensoring(*a, orthogonalize=".*", **k),
 }
 only_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="TensorFlow's own habit"

@@ -4,6 +4,8 @@ import dataclasses
 import math
 import re
 
+from extreme_tensoring_tf.matrix_view import MatrixView
+from extreme_tensoring_tf.matrix_view import orthogonalized
 from extreme_tensoring_tf.tensor_rules import resolve
 
 DEFAULT_OPTIMIZERS = (
@@ -16,6 +18,7 @@ DEFAULT_OPTIMIZERS = (
     "et2",
     "et3",
     "etinf",
+    "et2_orthogonal",
 )
 
 
@@ -46,8 +49,11 @@ _STATE_SIZE = {
 # Temporary arrays of the model's size that a compiled update makes; 0 for the
 # others, which XLA fuses into one pass. Measured: `benchmarks.optimizer_step`.
 _UPDATE_COPIES = {"lion": 1, "adafactor": 2}
-# Ours makes no such array, but a few vectors over the rows and the columns.
+# Ours makes no such array, but a few vectors over the rows and the columns. A matrix
+# that is orthogonalized is copied twice, and its products of the shorter side thrice.
 _UPDATE_VECTORS = 3
+_ORTHOGONAL_COPIES = 2
+_ORTHOGONAL_PRODUCTS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +107,9 @@ def memory_report(model_or_shapes, optimizers=None) -> MemoryReport:
             float32. An `ExtremeTensoring` is added to the default optimizers.
         optimizers: list of names and `ExtremeTensoring` instances. Names are
             "sgd", "momentum", "adagrad", "rmsprop", "adam", "adafactor", "lion"
-            (as Keras allocates them), "et1", "et2", ... and "etinf". Defaults to
-            `DEFAULT_OPTIMIZERS`.
+            (as Keras allocates them), "et1", "et2", ... and "etinf", and each of
+            these with "_orthogonal" for `orthogonalize=True`, which knows a kernel by
+            its name. Defaults to `DEFAULT_OPTIMIZERS`.
 
     Returns:
         A `MemoryReport`. Scalars leave out counters and the learning rate. Bytes
@@ -177,11 +184,13 @@ def _plan(optimizer, named):
             _tensored(index, shape, width, momentum)
             for index, (_, shape, width) in zip(indices, named, strict=True)
         ]
-    match = re.fullmatch(r"et(\d+|inf)", optimizer)
+    match = re.fullmatch(r"et(\d+|inf)(_orthogonal)?", optimizer)
     if match:
         level = match.group(1)
         level = level if level == "inf" else int(level)
-        indices = resolve([(name, shape) for name, shape, _ in named], level)
+        variables = [(name, shape) for name, shape, _ in named]
+        matrices = orthogonalized(variables, match.group(2) is not None)
+        indices = resolve(variables, level, None, matrices)
         return optimizer, [
             _tensored(index, shape, width)
             for index, (_, shape, width) in zip(indices, named)
@@ -189,7 +198,8 @@ def _plan(optimizer, named):
     if optimizer not in _STATE_SIZE:
         raise ValueError(
             f"`memory_report` knows {', '.join(_STATE_SIZE)}, et1, et2, ..., "
-            f"etinf and ExtremeTensoring instances. Received: {optimizer!r}"
+            "etinf, et2_orthogonal and ExtremeTensoring instances. "
+            f"Received: {optimizer!r}"
         )
     plan = []
     for _, shape, width in named:
@@ -205,11 +215,15 @@ def _plan(optimizer, named):
 def _tensored(index, shape, width, momentum=False):
     """Returns the cells of one variable whose statistics follow a tensor index."""
     full = math.prod(shape) if momentum else 0
+    temporary = _UPDATE_VECTORS * sum(index.view)
+    if isinstance(index, MatrixView):
+        temporary = _ORTHOGONAL_COPIES * math.prod(index.view)
+        temporary += _ORTHOGONAL_PRODUCTS * min(index.view) ** 2
     return {
         "dims": list(index.dims),
         "scalars": index.state_size + full,
         "bytes": index.state_size * max(4, width) + full * width,
-        "update_bytes": _UPDATE_VECTORS * sum(index.view) * max(4, width),
+        "update_bytes": temporary * max(4, width),
     }
 
 

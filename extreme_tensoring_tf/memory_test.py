@@ -40,14 +40,22 @@ def test_reports_what_keras_allocates(name):
     assert totals[name]["bytes"] == 4 * allocated
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"level": 3, "beta_1": 0.9}])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"level": 3, "beta_1": 0.9},
+        {"orthogonalize": ["variable"]},
+        {"orthogonalize": ["variable"], "beta_1": 0.9},
+    ],
+)
 def test_reports_our_state_size(kwargs):
     optimizer = ExtremeTensoring(name="ours", **kwargs)
     totals = memory_report(variables(), [optimizer]).totals
     optimizer.build(variables())
     assert totals["ours"]["scalars"] == optimizer.state_size
     level = f"et{kwargs.get('level', 2)}"
-    if not kwargs.get("beta_1"):
+    if not kwargs:
         assert memory_report(SHAPES, [level]).totals[level] == totals["ours"]
 
 
@@ -63,6 +71,31 @@ def test_table_and_numbers():
     vectors = 3 * 4 * (2000 + 512 + 16 + 32)  # rows and columns of both views
     expected = {"scalars": 186, "bytes": 744, "update_bytes": vectors}
     assert numbers["totals"]["et2"] == expected
+
+
+def test_orthogonalized_matrices_have_no_state():
+    model = keras.Sequential(
+        [
+            keras.Input((5,), dtype="int32"),
+            keras.layers.Embedding(40, 16),
+            keras.layers.Dense(30),
+        ]
+    )
+    ours = ExtremeTensoring(name="ours", orthogonalize=True)
+    report = memory_report(model, ["et2", "et2_orthogonal", ours])
+    assert report.totals["ours"] == report.totals["et2_orthogonal"]
+    embedding, kernel, bias = (
+        [v["optimizers"][name]["scalars"] for name in ("et2", "ours")]
+        for v in report.variables
+    )
+    assert embedding[0] == embedding[1] > 0 and bias[0] == bias[1] > 0
+    assert kernel[0] > 0 and kernel[1] == 0
+    ours.build(model.trainable_variables)
+    assert report.totals["ours"]["scalars"] == ours.state_size
+    assert not any("kernel" in v.name for v in ours.variables)
+    # Two copies of the matrix and three products of its shorter side.
+    kernel = report.variables[1]["optimizers"]["ours"]
+    assert kernel["update_bytes"] == 4 * (2 * 16 * 30 + 3 * 16 * 16)
 
 
 def test_model():

@@ -12,7 +12,9 @@ import pytest
 from keras import ops
 
 from extreme_tensoring_tf import ExtremeTensoring
+from extreme_tensoring_tf.matrix_view import matrix_view
 from extreme_tensoring_tf.testing.naive_reference import NaiveExtremeTensoring
+from extreme_tensoring_tf.testing.naive_reference import NaiveOrthogonal
 from extreme_tensoring_tf.testing.replicas import two_replicas
 
 BACKEND = keras.backend.backend()
@@ -29,6 +31,7 @@ DTYPES = {
 FORMS = {
     "paper": {},
     "rank_one": {"preconditioner": "rank_one", "beta_2": 0.9, "clip_threshold": 1.0},
+    "orthogonal": {"orthogonalize": [".*"], "ns_steps": 6, "damping": 0.3},
 }
 MODES = {
     "tensorflow": [
@@ -74,16 +77,11 @@ def test_every_way_to_step(level, dtype, mode, form):
         for _ in range(STEPS)
     ]
     rate = 0.125  # exact in every dtype
-    judges = [
-        NaiveExtremeTensoring(
-            v.astype("float64"), level=level, learning_rate=rate, **FORMS[form]
-        )
-        for v in values
-    ]
+    judges = [judge(v.astype("float64"), level, rate, form) for v in values]
     for batch in batches:
-        for judge, g in zip(judges, batch):
-            judge.step(g.astype("float64"))
-            judge.x = judge.x.astype(numpy_dtype).astype("float64")
+        for each, g in zip(judges, batch):
+            each.step(g.astype("float64"))
+            each.x = each.x.astype(numpy_dtype).astype("float64")
 
     optimizer = ExtremeTensoring.algorithm_1(
         rate, level=level, jit_compile="xla" in mode, **FORMS[form]
@@ -91,15 +89,25 @@ def test_every_way_to_step(level, dtype, mode, form):
     variables = [keras.Variable(v, dtype=dtype) for v in values]
     RUN[mode](optimizer, variables, batches)
     assert int(optimizer.iterations) == STEPS
-    for judge, variable in zip(judges, variables):
+    for each, variable in zip(judges, variables):
         np.testing.assert_allclose(
             np.asarray(ops.convert_to_numpy(variable), "float64"),
-            judge.x,
+            each.x,
             # A value between two of a short dtype may round to either, each step.
             rtol=tolerance * (1 if dtype in ("float32", "float64") else STEPS),
             atol=tolerance,
             err_msg=f"{variable.shape}",
         )
+
+
+def judge(value, level, rate, form):
+    """Returns the judge of one variable."""
+    if form != "orthogonal":
+        return NaiveExtremeTensoring(value, level, rate, **FORMS[form])
+    if value.ndim < 2:
+        return NaiveExtremeTensoring(value, level, rate)
+    view = matrix_view(value.shape).view
+    return NaiveOrthogonal(value, view, rate, FORMS[form]["damping"])
 
 
 def eager(optimizer, variables, batches):

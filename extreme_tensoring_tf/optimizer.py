@@ -5,6 +5,10 @@ from typing import Self
 import keras
 
 from extreme_tensoring_tf.grouped_optimizer import GroupedOptimizer
+from extreme_tensoring_tf.matrix_view import MatrixView
+from extreme_tensoring_tf.matrix_view import check_orthogonalize
+from extreme_tensoring_tf.matrix_view import orthogonalized
+from extreme_tensoring_tf.newton_schulz import Orthogonalizer
 from extreme_tensoring_tf.planner import plan
 from extreme_tensoring_tf.preconditioner import Preconditioner
 from extreme_tensoring_tf.tensor_index import TensorIndex
@@ -46,6 +50,15 @@ class ExtremeTensoring(GroupedOptimizer):
     Adafactor's estimate for any tensor index. `ExtremeTensoring.algorithm_1` gives
     the paper's form.
 
+    A matrix G that is orthogonalized, with m rows and n columns, m <= n, takes
+
+        U = (G G^T + damping * tr(G G^T) / m * I) ** (-1/2) G
+        x <- x - eta * rms_rate * U / RMS(U)
+
+    the direction of steepest descent in the spectral norm: full-matrix AdaGrad on one
+    axis with the memory of one step. It is Muon (Jordan et al. 2024) without momentum,
+    and "stochastic spectral descent" (Carlson et al. 2015).
+
     State of a (2000, 512) variable: level 1 keeps 2,512 scalars, level 2 keeps
     138, level 3 keeps 48, "inf" keeps 1. Adam keeps 2,048,000.
 
@@ -76,6 +89,18 @@ class ExtremeTensoring(GroupedOptimizer):
             to dims: a level, flat dims with the variable's size as product, or
             one entry per axis (1 drops an axis); or a list of such dims, one per
             variable, None for `level`. Defaults to None.
+        orthogonalize: None; True for every kernel, a variable of two or more axes
+            whose own name contains "kernel" (an embedding's does not); or a list of
+            regular expressions over the paths of matrices. Such a variable keeps no
+            statistics. It moves by the polar factor of its gradient, of this step
+            alone or, with beta_1, of the average: see below. Defaults to None.
+        ns_steps: Newton-Schulz steps to a polar factor, 1 or more. Defaults to 3.
+        damping: float >= 0. How much of its mean square is added to the squares of
+            the singular values before their root is taken, so that what is noise is
+            not raised to one. 0 is the polar factor itself; it needs 5 steps or
+            more. Defaults to 0.1.
+        rms_rate: root mean square of an orthogonal step, at a learning rate of 1. 1
+            is that of the other variables. Defaults to 1.0.
         momentum_dtype: dtype of the first moment, such as "bfloat16" for half the
             memory. None is the variable's own. Defaults to None.
         skip_nonfinite: whether a gradient with inf or nan (or squares beyond
@@ -107,6 +132,10 @@ class ExtremeTensoring(GroupedOptimizer):
         epsilon_placement="axis",
         statistic="sum",
         tensor_dims=None,
+        orthogonalize=None,
+        ns_steps=3,
+        damping=0.1,
+        rms_rate=1.0,
         momentum_dtype=None,
         skip_nonfinite=True,
         jit_compile=True,
@@ -145,6 +174,7 @@ class ExtremeTensoring(GroupedOptimizer):
         self._preconditioner = Preconditioner(
             preconditioner, epsilon, epsilon_placement, statistic, clip_threshold
         )
+        self._orthogonalizer = Orthogonalizer(ns_steps, damping, rms_rate)
         self.level = check_level(level)
         self.beta_1 = beta_1
         self.beta_2 = beta_2
@@ -154,6 +184,10 @@ class ExtremeTensoring(GroupedOptimizer):
         self.epsilon_placement = epsilon_placement
         self.statistic = statistic
         self.tensor_dims = tensor_dims or None
+        self.orthogonalize = check_orthogonalize(orthogonalize)
+        self.ns_steps = ns_steps
+        self.damping = damping
+        self.rms_rate = rms_rate
         self.momentum_dtype = momentum_dtype
         self.skip_nonfinite = skip_nonfinite
         self.jit_compile = jit_compile
@@ -197,16 +231,19 @@ class ExtremeTensoring(GroupedOptimizer):
             ValueError: the budget is less than one scalar per variable.
         """
         named = [(path_of(v), tuple(v.shape)) for v in variables]
-        return cls(tensor_dims=plan(named, budget_bytes, gradients), **kwargs)
+        chosen = orthogonalized(named, kwargs.get("orthogonalize"))
+        return cls(tensor_dims=plan(named, budget_bytes, gradients, chosen), **kwargs)
 
-    def tensor_indices(self, variables) -> list[TensorIndex]:
+    def tensor_indices(self, variables) -> list[TensorIndex | MatrixView]:
         """Returns tensor indices for a list of (path, shape): see `tensor_rules.py`."""
-        return resolve(variables, self.level, self.tensor_dims)
+        chosen = orthogonalized(variables, self.orthogonalize)
+        return resolve(variables, self.level, self.tensor_dims, chosen)
 
     def settings(self) -> Settings:
         """Returns the numbers of a step as they are now."""
         return Settings(
             self._preconditioner,
+            self._orthogonalizer,
             self.beta_1,
             self.beta_2,
             self.skip_nonfinite,
@@ -229,6 +266,10 @@ class ExtremeTensoring(GroupedOptimizer):
                 "epsilon_placement": self.epsilon_placement,
                 "statistic": self.statistic,
                 "tensor_dims": self.tensor_dims,
+                "orthogonalize": self.orthogonalize,
+                "ns_steps": self.ns_steps,
+                "damping": self.damping,
+                "rms_rate": self.rms_rate,
                 "momentum_dtype": self.momentum_dtype,
                 "skip_nonfinite": self.skip_nonfinite,
                 "jit_compile": self.jit_compile,

@@ -119,9 +119,10 @@ def test_model_compile_learns(form):
     assert losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize("form", ["sum", "everything"])
+@pytest.mark.parametrize("form", ["sum", "everything", "orthogonal"])
 def test_saved_model_continues_bit_for_bit(form, tmp_path):
-    kwargs = FORMS[form] | {"tensor_dims": {"hidden/kernel": [12, 19]}}
+    rules = {"tensor_dims": {"hidden/kernel": [12, 19]}}
+    kwargs = FORMS[form] | rules if form in FORMS else {"orthogonalize": True}
     model = small_model(**kwargs)
     fit(model)
     model.save(tmp_path / "model.keras")
@@ -145,7 +146,11 @@ def test_config_round_trip():
         clip_threshold=2.0,
         epsilon=1e-6,
         statistic="mean",
-        tensor_dims={"a": 1},
+        tensor_dims={"a": 1, "b": ["et2", 1]},
+        orthogonalize=["kernel", "table"],
+        ns_steps=5,
+        damping=0.25,
+        rms_rate=0.5,
         skip_nonfinite=False,
         jit_compile=False,
         weight_decay=0.1,
@@ -166,6 +171,9 @@ def test_config_round_trip():
         ({"epsilon": -1.0}, "`epsilon` must be at least 0"),
         ({"epsilon_placement": "row"}, "`epsilon_placement` must be one of"),
         ({"statistic": "median"}, "`statistic` must be one of"),
+        ({"orthogonalize": 3}, "`orthogonalize` must be None, True, or a list"),
+        ({"orthogonalize": [3]}, r"Received: orthogonalize=\[3\]"),
+        ({"ns_steps": 0}, "`ns_steps` must be a whole number"),
         (
             {"preconditioner": "rank_one", "epsilon_placement": "product"},
             'Use "axis" with "rank_one"',

@@ -41,7 +41,7 @@ class Refinement:
     dims: int | list[int]  # of the axis, as an entry of nested dims
 
 
-def plan(variables, budget_bytes, gradients=None) -> dict | list:
+def plan(variables, budget_bytes, gradients=None, orthogonalized=None) -> dict | list:
     """Returns rules for `ExtremeTensoring(tensor_dims=...)` that fit a budget.
 
     Args:
@@ -49,6 +49,8 @@ def plan(variables, budget_bytes, gradients=None) -> dict | list:
         budget_bytes: bytes of float32 statistics, at most.
         gradients: None, or per variable an array of its shape, or a list of
             such arrays from several batches.
+        orthogonalized: None, or one flag per variable: such a variable keeps no
+            statistics, whatever the budget.
 
     Returns:
         A dict of path to nested dims, one entry per axis. Where paths are equal, a
@@ -58,26 +60,35 @@ def plan(variables, budget_bytes, gradients=None) -> dict | list:
         ValueError: the budget does not cover one scalar per variable, or
             gradients do not match.
     """
-    least = BYTES * len(variables)
+    if orthogonalized is None:
+        orthogonalized = [False] * len(variables)
+    keeping = len(variables) - sum(orthogonalized)
+    least = BYTES * keeping
     if budget_bytes < least:
         raise ValueError(
             f"a budget of {budget_bytes} bytes is less than one scalar for each "
-            f"of the {len(variables)} variables: give at least {least} bytes"
+            f"of the {keeping} variables: give at least {least} bytes"
         )
     if gradients is not None and len(gradients) != len(variables):
         raise ValueError(
             f"{len(gradients)} gradients were given for {len(variables)} variables"
         )
-    chosen = _choose(variables, budget_bytes // BYTES - len(variables), gradients)
+    scalars = budget_bytes // BYTES - keeping
+    chosen = _choose(variables, scalars, gradients, orthogonalized)
     paths = [path for path, _ in variables]
     if len(set(paths)) < len(paths):
         return [dims or None for dims in chosen]
     return {f"^{re.escape(p)}$": dims for p, dims in zip(paths, chosen) if dims}
 
 
-def _choose(variables, scalars, gradients):
-    """Returns nested dims for every variable: all that `scalars` more can buy."""
-    chosen = [[1] * len(shape) for _, shape in variables]
+def _choose(variables, scalars, gradients, left_out):
+    """Returns nested dims for every variable: all that `scalars` more can buy.
+
+    They are empty for those left out.
+    """
+    chosen = [
+        [] if out else [1] * len(shape) for (_, shape), out in zip(variables, left_out)
+    ]
     ladders = {}
     offers = []  # a heap: the refinement that gains most per scalar comes first
 
@@ -87,7 +98,7 @@ def _choose(variables, scalars, gradients):
             heapq.heappush(offers, (-next_one.gain / next_one.scalars, v, axis))
 
     for v, (path, shape) in enumerate(variables):
-        if 0 in shape:
+        if 0 in shape or left_out[v]:
             continue
         shares = _axis_shares(path, shape, gradients[v]) if gradients else None
         for axis, n in enumerate(shape):

@@ -81,6 +81,19 @@ def test_gain_is_the_fall_in_divergence():
     assert found[-1] < 0.7 * found[0]
 
 
+def test_orthogonalized_variables_take_nothing_of_the_budget():
+    named = [("embeddings", (64, 48)), ("kernel", (64, 48)), ("bias", (48,))]
+    rules = plan(named, 400, orthogonalized=[False, True, False])
+    assert list(rules) == ["^embeddings$", "^bias$"]
+    assert rules == plan([named[0], named[2]], 400)
+    variables = [keras.Variable(np.ones(s, "float32"), name=n) for n, s in named]
+    optimizer = ExtremeTensoring.for_budget(variables, 400, orthogonalize=True)
+    optimizer.build(variables)
+    assert 60 < optimizer.state_size <= 100
+    with pytest.raises(ValueError, match="of the 2 variables: give at least 8 bytes"):
+        ExtremeTensoring.for_budget(variables, 7, orthogonalize=True)
+
+
 def test_for_budget_trains_and_saves():
     model = keras.Sequential([keras.Input((12,)), keras.layers.Dense(30)])
     optimizer = ExtremeTensoring.for_budget(

@@ -6,6 +6,7 @@ from typing import Any
 
 from keras import ops
 
+from extreme_tensoring_tf.matrix_view import MatrixView
 from extreme_tensoring_tf.tensor_index import TensorIndex
 from extreme_tensoring_tf.variables import assign
 from extreme_tensoring_tf.variables import dtype_of
@@ -20,7 +21,7 @@ class Slots:
         add_variable: `Optimizer.add_variable`, so that Keras tracks what is made.
         names: one name per variable, each different.
         variables: the model's trainable variables.
-        indices: one `tensor_index.TensorIndex` per variable.
+        indices: one `TensorIndex` or `MatrixView` per variable.
         settings: an `update.Settings`.
         momentum_dtype: dtype of the momentum; None is the variable's own.
 
@@ -39,6 +40,7 @@ class Slots:
         self._add_variable = add_variable
         self._prefixes = [name.replace("/", "_") for name in names]
         self.indices = indices
+        self._dtypes = [statistics_dtype(v) for v in variables]
         self.statistics = []
         self.momentums = []
         self.counters = None
@@ -73,7 +75,7 @@ class Slots:
         """Keeps AdaGrad's full-size sums of one variable."""
         self.diagonals[position] = self._add_variable(
             shape=shape,
-            dtype=self.statistics[position][0].dtype,
+            dtype=self._dtypes[position],
             name=f"{self._prefixes[position]}_diagonal",
         )
 
@@ -82,6 +84,7 @@ class Slots:
         counts = None if self.counters is None else ops.copy(tensor(self.counters))
         return GroupSlots(
             self.indices[positions[0]],
+            self._dtypes[positions[0]],
             [[raw(s) for s in self.statistics[p]] for p in positions],
             [raw(self.momentums[p]) for p in positions] if self.momentums else [],
             [raw(self.diagonals.get(p)) for p in positions],
@@ -116,11 +119,12 @@ class Slots:
 class GroupSlots:
     """Slots of k variables of one tensor index, which are updated together.
 
-    Everything but the index is a variable or a tensor, so that a compiled program
+    Everything but index and dtype is a variable or a tensor, so that a compiled program
     can take it as an argument. Flags and counts have shape (k,).
     """
 
-    index: TensorIndex
+    index: TensorIndex | MatrixView
+    dtype: str  # of the statistics: a step is computed in it
     statistics: list  # k lists of vectors
     momentums: list  # k arrays, or empty
     diagonals: list  # k arrays or None
@@ -129,14 +133,9 @@ class GroupSlots:
 
     @property
     def arrays(self) -> tuple:
-        """Returns all but the index, in the order of the fields."""
+        """Returns all but index and dtype, in the order of the fields."""
         names = [field.name for field in dataclasses.fields(self)]
-        return tuple(getattr(self, name) for name in names[1:])
-
-    @property
-    def dtype(self) -> str:
-        """Returns the dtype of the statistics, by name: a step is computed in it."""
-        return dtype_of(self.statistics[0][0])
+        return tuple(getattr(self, name) for name in names[2:])
 
     def updates(self):
         """Returns t (k,), the number of this update of each variable, from 1."""

@@ -128,6 +128,12 @@ def _split(n):
     return padded if a + n // a > 2 * sum(padded) else (a, n // a)
 
 
+def fold_axis(n, level) -> Fold:
+    """Returns the fold that a level gives to an axis of length n."""
+    level = check_level(level)
+    return Fold(n, kept=False) if isinstance(level, str) else _fold(n, level - 1)
+
+
 def _fold(n, splits):
     """Returns the fold of an axis of length n whose factors are split so many times."""
     if n == 1:

@@ -90,6 +90,9 @@ def check_fold(fold):
         ((100, 30), (100, 1), (100,), (100, 30)),  # an axis dropped
         ((100, 30), (1, (5, 6)), (5, 6), (100, 30)),
         ((100, 30), (1, 1), (1,), (100, 30)),
+        ((2048, 30), ("et2", 1), (32, 64), (2048, 30)),  # a level of one axis
+        ((50257, 768), ("et2", "et1"), (224, 225, 768), (50257, 768)),
+        ((100, 30), ("etinf", "et3"), (5, 2, 3), (100, 30)),
         ((64,), (8, 8), (8, 8), (8, 8)),
         ((64,), (64,), (64,), (1, 64)),
     ],
@@ -109,6 +112,8 @@ def test_rules(shape, dims, expected, view):
         ((10,), ((3, 3),), "must be at least 10"),
         ((4, 6), ((2, 2),), "one entry per axis"),
         ((4, 6), (0, 6), "positive integers"),
+        ((4, 6), ("et0", 6), "'et0' of nested dims is not"),
+        ((4, 6), ("inf", 6), "'inf' of nested dims is not"),
     ],
 )
 def test_wrong_rules(shape, dims, message):

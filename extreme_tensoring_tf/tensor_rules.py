@@ -1,15 +1,19 @@
 """The dims that rules of `tensor_dims` give to variables, by path or by place."""
 
 import dataclasses
+import itertools
 import math
 import numbers
 import re
 import warnings
 from typing import Any
 
+from extreme_tensoring_tf.matrix_view import MatrixView
+from extreme_tensoring_tf.matrix_view import matrix_view
 from extreme_tensoring_tf.tensor_index import Fold
 from extreme_tensoring_tf.tensor_index import TensorIndex
 from extreme_tensoring_tf.tensor_index import check_shape
+from extreme_tensoring_tf.tensor_index import fold_axis
 from extreme_tensoring_tf.tensor_index import halves
 from extreme_tensoring_tf.tensor_index import index_from_folds
 from extreme_tensoring_tf.tensor_index import index_from_level
@@ -25,9 +29,10 @@ def index_from_dims(shape, dims: Any) -> TensorIndex:
             - a level: 1, 2, 3, ... or "inf";
             - flat dims whose product is the size of the variable; they need not
               line up with its axes (Algorithm 1 allows any index);
-            - nested dims, one entry per axis: an integer or a tuple. The product
-              of an entry may exceed its axis by less than one slice of its first
-              dim (padding). The entry 1 drops the axis: it keeps no statistic.
+            - nested dims, one entry per axis: an integer, a tuple, or "et1", "et2",
+              ..., the dims that a level gives to this axis. The product of an entry
+              may exceed its axis by less than one slice of its first dim (padding).
+              The entry 1, or "etinf", drops the axis: it keeps no statistic.
 
     Raises:
         ValueError: the dims do not fit the shape.
@@ -37,8 +42,9 @@ def index_from_dims(shape, dims: Any) -> TensorIndex:
         return index_from_level(shape, dims)
     dims = tuple(tuple(d) if isinstance(d, list) else d for d in dims)
     for d in dims:
-        check_shape(d if isinstance(d, tuple) else (d,))
-    nested = any(isinstance(d, tuple) for d in dims)
+        if not isinstance(d, str):
+            check_shape(d if isinstance(d, tuple) else (d,))
+    nested = any(isinstance(d, tuple | str) for d in dims)
     per_axis = len(dims) == len(shape) and all(
         d in (1, n) for d, n in zip(dims, shape, strict=True)
     )
@@ -68,6 +74,15 @@ def index_from_dims(shape, dims: Any) -> TensorIndex:
 
 def _axis_fold(n, dims):
     """Returns the fold of an axis of length n by an entry of nested dims."""
+    if isinstance(dims, str):
+        match = re.fullmatch(r"et(inf|[1-9]\d*)", dims)
+        if not match:
+            raise ValueError(
+                f'the entry {dims!r} of nested dims is not "et1", "et2", ..., '
+                '"etinf", an integer or a tuple'
+            )
+        level = match.group(1)
+        return fold_axis(n, level if level == "inf" else int(level))
     dims = dims if isinstance(dims, tuple) else (dims,)
     if dims == (1,):
         return Fold(n, kept=False)
@@ -99,7 +114,9 @@ def _group_by_axes(shape, leaves):
 _EMPTY = TensorIndex(Fold(0, kept=False), Fold(1, kept=False), ("all",))
 
 
-def resolve(variables, level, tensor_dims=None) -> list[TensorIndex]:
+def resolve(
+    variables, level, tensor_dims=None, orthogonalized=None
+) -> list[TensorIndex | MatrixView]:
     """Returns one index per variable: of `level`, unless `tensor_dims` says otherwise.
 
     Args:
@@ -108,6 +125,8 @@ def resolve(variables, level, tensor_dims=None) -> list[TensorIndex]:
         tensor_dims: None; a dict of a regular expression, searched in the path, to
             dims as `index_from_dims` takes them; or a list of such dims, one per
             variable, None for `level`.
+        orthogonalized: None, or one flag per variable: such a variable keeps no
+            statistics. It gets a `MatrixView`, and patterns do not see it.
 
     Raises:
         ValueError: a pattern is invalid, two patterns claim one variable, a list
@@ -117,6 +136,17 @@ def resolve(variables, level, tensor_dims=None) -> list[TensorIndex]:
         UserWarning: a pattern matches no variable. It may be meant for layers that
             are frozen now.
     """
+    if orthogonalized and any(orthogonalized):
+        rest = [not o for o in orthogonalized]
+        if isinstance(tensor_dims, list | tuple) and len(tensor_dims) == len(rest):
+            tensor_dims = list(itertools.compress(tensor_dims, rest))
+        kept = iter(
+            resolve(list(itertools.compress(variables, rest)), level, tensor_dims)
+        )
+        return [
+            matrix_view(shape) if o else next(kept)
+            for (_, shape), o in zip(variables, orthogonalized, strict=True)
+        ]
     if isinstance(tensor_dims, list | tuple):
         if len(tensor_dims) != len(variables):
             raise ValueError(

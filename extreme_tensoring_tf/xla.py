@@ -8,9 +8,9 @@ to `AT_ONCE` of them in one launch, for a launch costs some tens of microseconds
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
+from extreme_tensoring_tf.groups import dense_group
 from extreme_tensoring_tf.marginals import sums_in_blocks
 from extreme_tensoring_tf.slots import GroupSlots
-from extreme_tensoring_tf.update import Group
 from extreme_tensoring_tf.variables import dtype_of
 from extreme_tensoring_tf.variables import raw
 
@@ -40,10 +40,10 @@ def on_one_device(slots, variables) -> bool:
 
 
 class CompiledGroup:
-    """An `update.Group` whose work is done by programs.
+    """A `groups.Group` whose work is done by programs.
 
     Args:
-        settings, slots, variables, gradients, decays: as of `update.Group`.
+        settings, slots, variables, gradients, decays: as of `groups.Group`.
         programs: dict of the optimizer's programs, to which what is missing is added.
     """
 
@@ -53,7 +53,7 @@ class CompiledGroup:
             [tf.convert_to_tensor(g) for g in gradients],
             slots.arrays,
         )
-        self._fixed = settings, slots.index, decays
+        self._fixed = settings, slots.index, slots.dtype, decays
         self._key = (
             *self._fixed,
             tuple(variables[0].shape),
@@ -66,16 +66,16 @@ class CompiledGroup:
 
     def squared_sums(self):
         """Returns the sums of squares over slices, one array (k, dim) per dim."""
-        return self._run(Group.squared_sums)
+        return self._run("squared_sums")
 
     def step(self, learning_rate, sums=None, factor=None):
-        """Updates statistics and variables; see `update.Group.step`."""
+        """Updates statistics and variables; see `groups.Group.step`."""
         rate = tf.cast(learning_rate, self._rate_dtype)
-        return self._run(Group.step, rate, sums, factor)
+        return self._run("step", rate, sums, factor)
 
     def _run(self, method, *more):
         """Calls the program of a method, which is made at the first call."""
-        key = method.__name__, *self._key
+        key = method, *self._key
         if key not in self._programs:
             program = _program(method, *self._fixed)
             # One trace each. A `tf.function` would look for others at every call, and
@@ -84,14 +84,14 @@ class CompiledGroup:
         return self._programs[key](*self._arguments, *more)
 
 
-def _program(method, settings, index, decays):
-    """Returns a method of `Group` as a compiled function of variables and tensors."""
+def _program(method, settings, index, dtype, decays):
+    """Returns a method of a group as a compiled function of variables and tensors."""
 
     @tf.function(jit_compile=True, autograph=False)
     def run(variables, gradients, arrays, *more):
         with sums_in_blocks():
-            slots = GroupSlots(index, *arrays)
-            group = Group(settings, slots, variables, gradients, decays)
-            return method(group, *more)
+            slots = GroupSlots(index, dtype, *arrays)
+            group = dense_group(settings, slots, variables, gradients, decays)
+            return getattr(group, method)(*more)
 
     return run

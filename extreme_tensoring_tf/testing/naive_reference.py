@@ -40,6 +40,34 @@ def coordinates(shape, level):
     return result or [(np.zeros(size, int), 1)]
 
 
+def damped_polar_factor(matrix, damping):
+    """Returns U (S / sqrt(S**2 + damping * mean(S**2))) V of the matrix U S V."""
+    u, s, v = np.linalg.svd(np.asarray(matrix, np.float64), full_matrices=False)
+    damped = s / np.sqrt(s**2 + damping * np.mean(s**2))
+    return (u * damped) @ v
+
+
+class NaiveOrthogonal:
+    """One matrix that moves along the polar factor of its gradient."""
+
+    def __init__(self, value, view, learning_rate, damping, beta_1=0.0):
+        self.x = np.array(value, np.float64)
+        self.view = view
+        self.lr = learning_rate
+        self.damping = damping
+        self.beta_1 = beta_1
+        self.momentum = np.zeros(view)
+        self.t = 0
+
+    def step(self, gradient):
+        g = np.array(gradient, np.float64).reshape(self.view)
+        self.t += 1
+        self.momentum = self.beta_1 * self.momentum + (1 - self.beta_1) * g
+        factor = damped_polar_factor(self.momentum, self.damping)
+        factor /= np.sqrt(np.mean(factor**2))
+        self.x -= self.lr * factor.reshape(self.x.shape)
+
+
 class NaiveExtremeTensoring:
     """One variable and its statistics. `step(g)` is one update."""
 

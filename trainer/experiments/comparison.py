@@ -9,9 +9,10 @@ from trainer.experiments import results
 class Comparison:
     """Makes the runs of one experiment in one folder; finished ones are kept.
 
-    The rate constant c of an entry is the best of those that Optuna makes with the
-    first seed, from a 27th to 27 times the c that is known for it. That c, a third
-    of it and three times it are the first trials; with one trial there is no search.
+    The rate constant c of an entry is the best, with the first seed, of powers of two
+    times the c that is known for it: `trials` values about that c, and one beyond for
+    as long as the best is the lowest or the highest of them, up to twice as many. With
+    one trial there is no search. Optuna keeps the trials.
 
     Args:
         output_dir: folder for sweep.db and results.jsonl.
@@ -58,7 +59,7 @@ class Comparison:
         from trainer.training import sweep
 
         def objective(trial):
-            c = trial.suggest_float("c", constant / 27, constant * 27, log=True)
+            c = constant * 2.0 ** trial.suggest_int("power", -_FARTHEST, _FARTHEST)
             with sweep.pruning_diverged():
                 record = self._train(name, c, 0, sweep.pruning(trial, float("inf")))
             trial.set_user_attr("result", record)
@@ -67,17 +68,27 @@ class Comparison:
         study = sweep.create_study(
             self._output_dir / "sweep.db", f"{name} {sorted(self._settings.items())}"
         )
-        first = [{"c": constant * factor} for factor in (1, 1 / 3, 3)]
-        sweep.optimize(study, objective, self._scale.trials, first=first)
-        best = sweep.best_trial(study)
+        count = self._scale.trials
+        powers = sorted(range(-(count // 2), count - count // 2), key=abs)
+        while True:
+            first = [{"power": power} for power in powers]
+            sweep.optimize(study, objective, len(powers), first=first)
+            best = sweep.best_trial(study)
+            power = best.params["power"]
+            if len(powers) >= 2 * count or min(powers) < power < max(powers):
+                break
+            powers.append(power + (1 if power == max(powers) else -1))
+        constant *= 2.0**power
         if self._reuse_trials:
-            self._results.run(
-                self._key(name, best.params["c"], 0), lambda: best.user_attrs["result"]
-            )
-        return best.params["c"]
+            key = self._key(name, constant, 0)
+            self._results.run(key, lambda: best.user_attrs["result"])
+        return constant
 
     def _key(self, name, constant, seed):
         return {"name": name, "c": constant, "seed": seed} | self._settings
+
+
+_FARTHEST = 30  # the powers of two that a study may hold
 
 
 def _ignore(step, loss):

@@ -22,7 +22,9 @@ class Scale:
     tmp_dir: str | None = None  # folder of the raw data
 
 
-def entry_point(conduct, scales, usage, module, default="smoke", needs_data=True):
+def entry_point(
+    conduct, scales, usage, module, default="smoke", needs_data=True, changes=()
+):
     """Returns the program of an experiment: `conduct(scale, output_dir)` and its flags.
 
     Args:
@@ -32,12 +34,14 @@ def entry_point(conduct, scales, usage, module, default="smoke", needs_data=True
         module: name of the module of the experiment.
         default: name of the scale that runs if none is given.
         needs_data: whether scales without a tmp_dir want --tmp_dir.
+        changes: more flags that change fields of the scale; --hparams adds to them.
     """
     which = flags.DEFINE_enum("scale", default, list(scales), "Which settings.")
     output_dir = cli.DEFINE_path(
         "output_dir", None, "Folder of the results. Default: SCALE_output."
     )
     changes = [
+        *changes,
         flags.DEFINE_list("entries", None, "Names to compare, comma-separated."),
         cli.DEFINE_count("train_steps", None, "Steps of each run."),
         cli.DEFINE_count("trials", None, "Values of c for each entry."),
@@ -48,7 +52,10 @@ def entry_point(conduct, scales, usage, module, default="smoke", needs_data=True
     def main(argv):
         cli.no_arguments(argv)
         given = {f.name: f.value for f in changes if f.value is not None}
-        scale = dataclasses.replace(scales[which.value], **given)
+        scale = scales[which.value]
+        if "hparams" in given:
+            given["hparams"] = scale.hparams + "," + given["hparams"]
+        scale = dataclasses.replace(scale, **given)
         if needs_data and scale.tmp_dir is None:
             cli.require(changes[-1])
         started = time.time()

@@ -4,7 +4,12 @@ import dataclasses
 import json
 import pathlib
 
+from absl import flags
+
+from trainer.bin import cli
 from trainer.experiments import experiment
+
+flags.disclaim_key_flags()  # they are flags of the module that asks for them
 
 # A short run sees its data about once: nothing to regularize.
 NO_REGULARIZATION = (
@@ -72,7 +77,14 @@ class Runs:
         return {n: getattr(self.scale, n) for n in names}
 
     def train(
-        self, label, seed, on_evaluation, output_dir=None, callbacks=(), **hparams
+        self,
+        label,
+        seed,
+        on_evaluation,
+        output_dir=None,
+        callbacks=(),
+        hparams="",
+        **changes,
     ):
         """Trains one model and returns its figures.
 
@@ -82,7 +94,8 @@ class Runs:
             on_evaluation: called with step and nats per token on the dev split.
             output_dir: folder for checkpoints, or None.
             callbacks: for Keras.
-            **hparams: changes to those of the scale.
+            hparams: changes to those of the scale, "name=value,name=value".
+            **changes: more of these, by name.
 
         Returns:
             The figures of the run; "loss" is the nats per token of the end.
@@ -98,7 +111,7 @@ class Runs:
             Run(
                 problem=scale.problem,
                 data_dir=self.data_dir,
-                hparams=dataclasses.replace(self.hparams, **hparams),
+                hparams=dataclasses.replace(self.hparams.override(hparams), **changes),
                 output_dir=output_dir,
                 train_steps=scale.train_steps,
                 random_seed=seed,
@@ -113,6 +126,18 @@ class Runs:
             raise KeyboardInterrupt
         figures = result.to_dict()
         return figures | {"loss": figures["dev"]["nats_per_token"]}
+
+
+def define_changes():
+    """Defines flags that change the text and the model of a scale, and returns them."""
+    return [
+        flags.DEFINE_string("problem", None, "Problem; --tmp_dir holds its text."),
+        flags.DEFINE_string("hparams_set", None, "Set of hyperparameters."),
+        flags.DEFINE_string(
+            "hparams", None, "NAME=VALUE,... in addition to those of the scale."
+        ),
+        cli.DEFINE_count("max_length", None, "Tokens a row."),
+    ]
 
 
 def known_constant(optimizer):

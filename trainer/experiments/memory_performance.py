@@ -5,24 +5,24 @@ r"""Measures performance against memory: one language model, many optimizers.
         --tmp_dir=FOLDER_OF_THE_UNPACKED_ARCHIVE --output_dir=memory_performance
 
 The paper's main experiment (Section 5, Figure 2). Rates are tuned as `comparison`
-says. An entry is OPTIMIZER or, for those of ours, OPTIMIZER:BUDGET, the bytes of its
-state, as in et2_rank1:64KB. What is finished is in OUTPUT_DIR and not run again:
-sweep.db, results.jsonl, table.md, perplexity.png, curves.png (and .svg).
+says. An entry is OPTIMIZER or OPTIMIZER/NAME=VALUE/..., with hyperparameters of its
+own: adam/learning_rate_warmup_steps=50, et2_rank1/optimizer_state_budget=64KB. What is
+finished is in OUTPUT_DIR and not run again: sweep.db, results.jsonl, table.md,
+perplexity.png, curves.png (and .svg).
 """
 
 import dataclasses
 
 from trainer.data.tokenizer import EOS_ID
-from trainer.errors import UsageError
 from trainer.experiments import experiment
 from trainer.experiments import language_modeling
 from trainer.experiments.language_modeling import NO_REGULARIZATION
-from trainer.sizes import Bytes
+from trainer.hparams import HParams
 
 ALGORITHM_1 = ("et1", "et2", "et3", "etinf")
 PEERS = ("sgd", "adagrad", "adam", "adafactor")
 RANK_ONE = ("et1_rank1", "et2_rank1", "et3_rank1")
-
+ORTHOGONAL = ("et2_orthogonal", "et2_orthogonal_rows")
 
 DEMO = language_modeling.Scale(
     problem="languagemodel_lm1b2k_packed",
@@ -44,14 +44,14 @@ SCALES = {
     "demo": DEMO,
     "cpu": dataclasses.replace(
         language_modeling.TINY,
-        entries=(*PEERS, *ALGORITHM_1, *RANK_ONE),
-        trials=6,
+        entries=(*PEERS, *ALGORITHM_1, *RANK_ONE, *ORTHOGONAL),
+        trials=5,
         seeds=3,
     ),
     "gpu": dataclasses.replace(
         language_modeling.BASE,
-        entries=(*PEERS, *ALGORITHM_1, *RANK_ONE),
-        trials=6,
+        entries=(*PEERS, *ALGORITHM_1, *RANK_ONE, *ORTHOGONAL),
+        trials=5,
         dtype="mixed_bfloat16",
     ),
     "paper": dataclasses.replace(
@@ -61,27 +61,24 @@ SCALES = {
 
 
 def conduct(scale, output_dir):
-    from trainer import registry
     from trainer.experiments import comparison
     from trainer.experiments import report
 
-    for name in scale.entries:
-        registry.optimizers.get(split(name)[0])
+    for name in scale.entries:  # a wrong one is told before anything is made
+        known_constant(name)
     runs = language_modeling.Runs(scale, output_dir)
 
     def folder(name, constant, seed):
-        run = f"{name}-c{constant:.3g}-{scale.train_steps}-seed{seed}"
+        run = f"{name.replace('/', '-')}-c{constant:.3g}-{scale.train_steps}-seed{seed}"
         return str(output_dir / "runs" / run)
 
     def train(name, constant, seed, on_evaluation):
-        optimizer, budget = split(name)
         return runs.train(
             f"{name} c={constant:.3g} seed {seed}",
             seed,
             on_evaluation,
             output_dir=folder(name, constant, seed) if scale.samples else None,
-            optimizer=optimizer,
-            optimizer_state_budget=budget,
+            hparams=assignments(name),
             learning_rate_constant=constant,
         )
 
@@ -89,7 +86,7 @@ def conduct(scale, output_dir):
         output_dir,
         runs.settings() | {"checkpoints": bool(scale.samples)},
         scale,
-        lambda name: language_modeling.known_constant(split(name)[0]),
+        known_constant,
         train,
         reuse_trials=not scale.samples,  # a trial leaves no model to draw from
     )
@@ -105,17 +102,19 @@ def conduct(scale, output_dir):
         print_samples(first, scale.samples)
 
 
-def split(entry):
-    """Returns (optimizer, bytes of state or 0) of an entry OPTIMIZER[:BUDGET].
+def assignments(entry):
+    """Returns the hyperparameters that an entry OPTIMIZER/NAME=VALUE/... stands for."""
+    return ",".join(["optimizer=" + entry.partition("/")[0], *entry.split("/")[1:]])
+
+
+def known_constant(entry):
+    """Returns the c that goes with the optimizer of an entry.
 
     Raises:
-        UsageError: BUDGET is no size.
+        UsageError: the optimizer or a hyperparameter is unknown.
     """
-    optimizer, colon, budget = entry.partition(":")
-    try:
-        return optimizer, Bytes(budget if colon else 0)
-    except ValueError as error:
-        raise UsageError(f"entry {entry!r}: {error}") from None
+    hparams = HParams().override(assignments(entry))
+    return language_modeling.known_constant(hparams.optimizer)
 
 
 def print_samples(output_dir, count):
@@ -181,7 +180,14 @@ def plot(finished, floor, output_dir):
     )
 
 
-run = experiment.entry_point(conduct, SCALES, __doc__, __name__, default="demo")
+run = experiment.entry_point(
+    conduct,
+    SCALES,
+    __doc__,
+    __name__,
+    default="demo",
+    changes=language_modeling.define_changes(),
+)
 
 if __name__ == "__main__":
     run()

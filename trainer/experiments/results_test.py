@@ -3,6 +3,8 @@ import math
 import pytest
 
 from trainer.errors import UsageError
+from trainer.experiments import comparison
+from trainer.experiments import experiment
 from trainer.experiments import memory_performance
 from trainer.experiments import report
 from trainer.experiments import results
@@ -33,14 +35,55 @@ def test_a_run_that_diverged_is_json_and_nan_again(tmp_path):
         assert record["note"] == "x"
 
 
-def test_an_entry_may_have_a_budget():
-    """It is spelled as in flags and hparams."""
-    assert memory_performance.split("et2_rank1:64KB") == ("et2_rank1", 64_000)
-    assert memory_performance.split("et2_rank1:4096") == ("et2_rank1", 4096)
-    assert memory_performance.split("adam") == ("adam", 0)
-    for wrong in ("et2:", "et2:much", "et2:-4"):
-        with pytest.raises(UsageError, match=f"entry '{wrong}': .* is not a size such"):
-            memory_performance.split(wrong)
+def test_an_entry_may_have_hyperparameters_of_its_own():
+    """They are spelled as in --hparams."""
+    known = memory_performance.known_constant
+    assert known("et2_rank1/optimizer_state_budget=64KB") == known("et2_rank1") > 0
+    assert memory_performance.assignments("adam/weight_decay=0.1/batch_size=64") == (
+        "optimizer=adam,weight_decay=0.1,batch_size=64"
+    )
+    for wrong, message in (
+        ("et2/optimizer_state_budget=much", "must be a size"),
+        ("et2/warmup=3", "unknown hparam 'warmup'"),
+        ("et9", "unknown optimizer 'et9'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            memory_performance.known_constant(wrong)
+
+
+class TuningRuns:
+    """Runs whose loss has its least at a power of two times 0.1."""
+
+    def __init__(self, best):
+        self.best, self.tried = best, []
+
+    def __call__(self, name, constant, seed, on_evaluation):
+        power = round(math.log2(constant / 0.1))
+        self.tried.append((power, seed))
+        return {"loss": abs(power - self.best), "c": constant}
+
+
+@pytest.mark.parametrize(
+    "best, tried",
+    [
+        (0, [0, -1, 1, -2, 2]),
+        (2, [0, -1, 1, -2, 2, 3]),  # the best is at no edge
+        (-4, [0, -1, 1, -2, 2, -3, -4, -5]),
+        (99, [0, -1, 1, -2, 2, 3, 4, 5, 6, 7]),  # twice five, and no more
+    ],
+)
+def test_rates_are_tuned_until_the_best_is_at_no_edge(tmp_path, best, tried):
+    scale = experiment.Scale(entries=(), train_steps=1, trials=5, seeds=2)
+    for again in (False, True):  # a second time from what is on file
+        train = TuningRuns(best)
+        compared = comparison.Comparison(
+            tmp_path, {"length": 1}, scale, lambda name: 0.1, train
+        )
+        first, second = compared.records("adam")
+        chosen = tried[-1] if best == 99 else best
+        assert first["c"] == second["c"] == pytest.approx(0.1 * 2.0**chosen)
+        expected = [(power, 0) for power in tried] + [(chosen, 1)]
+        assert train.tried == ([] if again else expected)
 
 
 def test_text_of_figures():

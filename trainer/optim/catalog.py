@@ -8,6 +8,7 @@ optimizer. c, the constant of the `inverse_sqrt` schedule, was tuned per optimiz
 import keras
 
 from extreme_tensoring_tf import ExtremeTensoring
+from extreme_tensoring_tf.matrix_view import orthogonalized
 from extreme_tensoring_tf.planner import plan
 from trainer import registry
 from trainer.errors import UsageError
@@ -134,6 +135,19 @@ for _name, _constant, _level, _form in (
 ):
     _register(_name, _constant, ExtremeTensoring, level=_level, epsilon=1e-12, **_form)
 
+# The orthogonal form: matrices keep nothing, a vector one scalar. How often a token
+# occurs sets the scale of its row in the embedding: its rows are folded, or kept whole.
+for _name, _rows in (("et2_orthogonal", "et2"), ("et2_orthogonal_rows", "et1")):
+    _register(
+        _name,
+        0.1,
+        ExtremeTensoring,
+        level="inf",
+        orthogonalize=True,
+        epsilon=1e-12,
+        **_SHORT | {"tensor_dims": {"embedding": (_rows, 1)}},
+    )
+
 
 def create(hparams, variables):
     """Returns the optimizer that `hparams` name, with its schedule.
@@ -165,7 +179,9 @@ def _within(optimizer, variables, budget):
             f"optimizer=et2_rank1, for one); {optimizer.name} keeps what it keeps"
         )
     try:
-        dims = plan([(v.path, tuple(v.shape)) for v in variables], budget)
+        named = [(v.path, tuple(v.shape)) for v in variables]
+        matrices = orthogonalized(named, optimizer.orthogonalize)
+        dims = plan(named, budget, orthogonalized=matrices)
     except ValueError as error:
         raise UsageError(f"hparam optimizer_state_budget: {error}") from error
     return ExtremeTensoring.from_config(optimizer.get_config() | {"tensor_dims": dims})

@@ -15,10 +15,12 @@ from trainer.optim import catalog
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+NAMED = [("embedding", (300, 40)), ("kernel", (40, 40))]
+
+
 def variables():
     return [
-        keras.Variable(np.zeros(shape, "float32"), name=name)
-        for name, shape in (("embedding", (300, 40)), ("kernel", (40, 40)))
+        keras.Variable(np.zeros(shape, "float32"), name=name) for name, shape in NAMED
     ]
 
 
@@ -50,6 +52,13 @@ def test_a_budget_is_kept():
         )
         for name, budget in (("et2_rank1_rows", "1.5KB"), ("et2", "100"))
     )
+    orthogonal = catalog.create(
+        HParams(optimizer="et2_orthogonal", optimizer_state_budget=100), variables()
+    )
+    orthogonal.build(variables())
+    kept = [bool(index.dims) for index in orthogonal.tensor_indices(NAMED)]
+    assert kept == [True, False]
+    assert 50 < 4 * orthogonal.state_size <= 100
     for optimizer, most in ((wide, 1500), (narrow, 100)):
         optimizer.build(variables())
         assert most / 2 < 4 * optimizer.state_size <= most
