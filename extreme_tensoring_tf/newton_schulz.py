@@ -19,6 +19,7 @@ class Orthogonalizer:
     ns_steps: int
     damping: float
     rms_rate: float
+    block_size: int | None = None
 
     def __post_init__(self):
         if not (isinstance(self.ns_steps, numbers.Integral) and self.ns_steps > 0):
@@ -35,6 +36,12 @@ class Orthogonalizer:
             raise ValueError(
                 f"`rms_rate` must be above 0. Received: rms_rate={self.rms_rate!r}"
             )
+        size = self.block_size
+        if size is not None and not (isinstance(size, numbers.Integral) and size > 0):
+            raise ValueError(
+                "`block_size` must be None or a whole number, 1 or more. "
+                f"Received: block_size={size!r}"
+            )
 
     def direction(self, matrices):
         """Returns the polar factors, each scaled to a root mean square of `rms_rate`.
@@ -42,9 +49,36 @@ class Orthogonalizer:
         Args:
             matrices: tensor (k, m, n).
         """
-        factors = polar_factors(matrices, self.ns_steps, self.damping)
+        blocks = split(matrices, self.block_size)
+        factors = polar_factors(blocks, self.ns_steps, self.damping)
         mean = ops.mean(ops.square(factors), axis=(-2, -1), keepdims=True)
-        return factors * (self.rms_rate * ops.rsqrt(ops.where(mean > 0, mean, 1)))
+        factors = factors * (self.rms_rate * ops.rsqrt(ops.where(mean > 0, mean, 1)))
+        return join(factors, matrices.shape)
+
+
+def split(matrices, block_size: int | None):
+    """Returns the blocks of matrices, (k, blocks, rows, columns).
+
+    The longer side is split, of a square one the columns: into blocks of the largest
+    divisor of its length that is no longer than `block_size`.
+
+    Args:
+        matrices: tensor (k, m, n).
+        block_size: None is one block.
+    """
+    k, m, n = matrices.shape
+    longer = max(m, n)
+    most = min(block_size or longer, longer)
+    size = next(s for s in range(most, 0, -1) if longer % s == 0)
+    if m > n:
+        return ops.reshape(matrices, (k, m // size, size, n))
+    return ops.swapaxes(ops.reshape(matrices, (k, m, n // size, size)), 1, 2)
+
+
+def join(blocks, shape):
+    """Returns the matrices, of a shape (k, m, n), that `split` gave these blocks of."""
+    _, m, n = shape
+    return ops.reshape(blocks if m > n else ops.swapaxes(blocks, 1, 2), shape)
 
 
 # The first polynomial of a Polar Express iteration is fitted down to this singular

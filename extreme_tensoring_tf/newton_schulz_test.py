@@ -126,6 +126,30 @@ def test_direction_has_the_asked_root_mean_square():
 
 
 @pytest.mark.parametrize(
+    "shape, block_size, block",
+    [
+        ((12, 36), 8, (slice(None), slice(6, 12))),  # 6, a divisor of 36
+        ((12, 12), 4, (slice(None), slice(4, 8))),
+        ((36, 12), 9, (slice(9, 18), slice(None))),
+        ((36, 12), 100, (slice(None), slice(None))),
+    ],
+)
+def test_a_block_has_a_factor_of_its_own(shape, block_size, block):
+    matrices = ops.convert_to_tensor(
+        np.stack([gradient(shape, seed) for seed in range(2)]).astype("float32")
+    )
+    whole = Orthogonalizer(3, 0.1, 1.0)
+    blocked = Orthogonalizer(3, 0.1, 1.0, block_size)
+    (rows, cols) = block
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(blocked.direction(matrices))[:, rows, cols],
+        ops.convert_to_numpy(whole.direction(matrices[:, rows, cols])),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
     "arguments, message",
     [
         ((0, 0.1, 1.0), "ns_steps=0"),
@@ -133,6 +157,7 @@ def test_direction_has_the_asked_root_mean_square():
         ((3, -0.1, 1.0), "damping=-0.1"),
         ((3, float("nan"), 1.0), "damping=nan"),
         ((3, 0.1, 0.0), "rms_rate=0.0"),
+        ((3, 0.1, 1.0, 0), "block_size=0"),
     ],
 )
 def test_bad_settings(arguments, message):

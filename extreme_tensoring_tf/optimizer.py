@@ -101,6 +101,10 @@ class ExtremeTensoring(GroupedOptimizer):
             more. Defaults to 0.1.
         rms_rate: root mean square of an orthogonal step, at a learning rate of 1. 1
             is that of the other variables. Defaults to 1.0.
+        block_size: None; or the rows or columns of a block: a matrix is split along
+            its longer side, a square one into columns, and each block has a polar
+            factor of its own. That costs less, with the width of an attention head
+            about a tenth, and loses some of the gain. Defaults to None.
         momentum_dtype: dtype of the first moment, such as "bfloat16" for half the
             memory. None is the variable's own. Defaults to None.
         skip_nonfinite: whether a gradient with inf or nan (or squares beyond
@@ -136,6 +140,7 @@ class ExtremeTensoring(GroupedOptimizer):
         ns_steps=3,
         damping=0.1,
         rms_rate=1.0,
+        block_size=None,
         momentum_dtype=None,
         skip_nonfinite=True,
         jit_compile=True,
@@ -174,7 +179,7 @@ class ExtremeTensoring(GroupedOptimizer):
         self._preconditioner = Preconditioner(
             preconditioner, epsilon, epsilon_placement, statistic, clip_threshold
         )
-        self._orthogonalizer = Orthogonalizer(ns_steps, damping, rms_rate)
+        self._orthogonalizer = Orthogonalizer(ns_steps, damping, rms_rate, block_size)
         self.level = check_level(level)
         self.beta_1 = beta_1
         self.beta_2 = beta_2
@@ -188,6 +193,7 @@ class ExtremeTensoring(GroupedOptimizer):
         self.ns_steps = ns_steps
         self.damping = damping
         self.rms_rate = rms_rate
+        self.block_size = block_size
         self.momentum_dtype = momentum_dtype
         self.skip_nonfinite = skip_nonfinite
         self.jit_compile = jit_compile
@@ -270,6 +276,7 @@ class ExtremeTensoring(GroupedOptimizer):
                 "ns_steps": self.ns_steps,
                 "damping": self.damping,
                 "rms_rate": self.rms_rate,
+                "block_size": self.block_size,
                 "momentum_dtype": self.momentum_dtype,
                 "skip_nonfinite": self.skip_nonfinite,
                 "jit_compile": self.jit_compile,

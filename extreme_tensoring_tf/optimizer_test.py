@@ -151,6 +151,7 @@ def test_config_round_trip():
         ns_steps=5,
         damping=0.25,
         rms_rate=0.5,
+        block_size=8,
         skip_nonfinite=False,
         jit_compile=False,
         weight_decay=0.1,

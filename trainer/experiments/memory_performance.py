@@ -22,7 +22,7 @@ from trainer.hparams import HParams
 ALGORITHM_1 = ("et1", "et2", "et3", "etinf")
 PEERS = ("sgd", "adagrad", "adam", "adafactor")
 RANK_ONE = ("et1_rank1", "et2_rank1", "et3_rank1")
-ORTHOGONAL = ("et2_orthogonal", "et2_orthogonal_rows")
+ORTHOGONAL = ("et2_orthogonal", "et2_orthogonal_rows", "et2_orthogonal_heads")
 
 DEMO = language_modeling.Scale(
     problem="languagemodel_lm1b2k_packed",

@@ -15,9 +15,10 @@ from trainer.errors import UsageError
 from trainer.optim.peers import adam_family
 from trainer.optim.peers import factored
 from trainer.optim.peers import low_rank
+from trainer.optim.peers import normalized
 
 
-def _register(name, learning_rate_constant, optimizer, of_model=None, **arguments):
+def register(name, learning_rate_constant, optimizer, of_model=None, **arguments):
     """Registers a Keras optimizer under a name.
 
     Args:
@@ -49,46 +50,65 @@ def _register(name, learning_rate_constant, optimizer, of_model=None, **argument
 
 # Keras' own.
 
-_register("sgd", 10.0, keras.optimizers.SGD)
-_register("momentum", 1.0, keras.optimizers.SGD, momentum=0.9)
+register("sgd", 10.0, keras.optimizers.SGD)
+register("momentum", 1.0, keras.optimizers.SGD, momentum=0.9)
 # Keras starts AdaGrad's sums at 0.1, far above a gradient's square here, which
 # would make it SGD. The paper's algorithm starts at 0.
-_register(
+register(
     "adagrad",
     1.56,
     keras.optimizers.Adagrad,
     initial_accumulator_value=0.0,
     epsilon=1e-12,
 )
-_register("rmsprop", 0.03, keras.optimizers.RMSprop)
+register("rmsprop", 0.03, keras.optimizers.RMSprop)
 _ADAM = {"beta_2": 0.997, "epsilon": 1e-9}
-_register("adam", 0.09, keras.optimizers.Adam, **_ADAM)
-_register("adafactor", 0.52, keras.optimizers.Adafactor, relative_step=False)
-_register("lion", 0.003, keras.optimizers.Lion)
-_register("muon", 0.09, keras.optimizers.Muon, adam_weight_decay=0.0)
+register("adam", 0.09, keras.optimizers.Adam, **_ADAM)
+register("adafactor", 0.52, keras.optimizers.Adafactor, relative_step=False)
+register("lion", 0.003, keras.optimizers.Lion)
+register("muon", 0.09, keras.optimizers.Muon, adam_weight_decay=0.0)
 
 # Low-memory optimizers that came after the paper.
 
-_register("sm3", 1.0, factored.SM3)
-_register("came", 0.0167, factored.CAME)
-_register("smmf", 0.15, factored.SMMF)
-_register("slim_adam", 0.09, adam_family.SlimAdam, **_ADAM)
-_register("adam_8bit", 0.09, adam_family.Adam8bit, **_ADAM)
-_register(
+register("sm3", 1.0, factored.SM3)
+register("came", 0.0167, factored.CAME)
+register("smmf", 0.15, factored.SMMF)
+register("slim_adam", 0.09, adam_family.SlimAdam, **_ADAM)
+register("adam_8bit", 0.09, adam_family.Adam8bit, **_ADAM)
+register(
     "adam_mini",
     0.09,
     adam_family.AdamMini,
     lambda hparams: {"num_heads": hparams.num_heads},
     **_ADAM,
 )
-_register(
+register(
     "galore",
     0.18,
     low_rank.GaLore,
     lambda hparams: {"rank": hparams.hidden_size // 4},  # as its authors
     beta_2=0.997,
 )
-_register("apollo_mini", 0.09, low_rank.APOLLO, beta_2=0.997)
+register("apollo_mini", 0.09, low_rank.APOLLO, beta_2=0.997)
+
+# Those without state for hidden matrices (NorMuon has momentum), each with Adam for the
+# rest, as its authors have it, and with our form for it, at one scale of matrices.
+for _name, _constant, _class in (
+    ("swan", 0.09, normalized.SWAN),
+    ("sinkgd", 0.36, normalized.SinkGD),
+    ("scale", 0.36, normalized.SCALE),
+    ("racs", 0.36, normalized.RACS),
+    ("normuon", 0.09, normalized.NorMuon),
+):
+    register(_name, _constant, _class, **_ADAM)
+for _name, _class, _scale in (
+    ("swan_et", normalized.SWAN, 1.0),
+    ("sinkgd_et", normalized.SinkGD, 1.0),
+    ("scale_et", normalized.SCALE, 10.0),
+    ("racs_et", normalized.RACS, 1.0),
+    ("normuon_et", normalized.NorMuon, 1.0),
+):
+    register(_name, 0.1, _class, rest="et", scale=_scale)
 
 # Extreme tensoring. Every argument that makes a form is given: a name keeps its
 # figures where the defaults of `ExtremeTensoring` change.
@@ -133,20 +153,27 @@ for _name, _constant, _level, _form in (
     ("et2_rank1_short", 0.1, 2, _SHORT),
     ("et2_rank1_rows_short", 0.1, 2, _SHORT | _ROWS),
 ):
-    _register(_name, _constant, ExtremeTensoring, level=_level, epsilon=1e-12, **_form)
+    register(_name, _constant, ExtremeTensoring, level=_level, epsilon=1e-12, **_form)
 
 # The orthogonal form: matrices keep nothing, a vector one scalar. How often a token
 # occurs sets the scale of its row in the embedding: its rows are folded, or kept whole.
-for _name, _rows in (("et2_orthogonal", "et2"), ("et2_orthogonal_rows", "et1")):
-    _register(
-        _name,
-        0.1,
-        ExtremeTensoring,
-        level="inf",
-        orthogonalize=True,
-        epsilon=1e-12,
-        **_SHORT | {"tensor_dims": {"embedding": (_rows, 1)}},
-    )
+ORTHOGONAL = _SHORT | {
+    "level": "inf",
+    "epsilon": 1e-12,
+    "tensor_dims": {"embedding": ("et2", 1)},
+    "orthogonalize": True,
+}
+_WHOLE_ROWS = {"tensor_dims": {"embedding": ("et1", 1)}}
+
+register("et2_orthogonal", 0.1, ExtremeTensoring, **ORTHOGONAL)
+register("et2_orthogonal_rows", 0.1, ExtremeTensoring, **ORTHOGONAL | _WHOLE_ROWS)
+register(
+    "et2_orthogonal_heads",
+    0.1,
+    ExtremeTensoring,
+    lambda hparams: {"block_size": hparams.hidden_size // hparams.num_heads},
+    **ORTHOGONAL,
+)
 
 
 def create(hparams, variables):

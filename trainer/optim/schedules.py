@@ -20,16 +20,17 @@ def inverse_sqrt(hparams, constant):
 
 @registry.schedules.register
 def cosine(hparams, constant):
-    """Returns a linear warm-up to c in w updates, then a cosine that ends at 0.
+    """Returns a linear warm-up in w updates, then a cosine that ends at 0.
 
-    The cosine ends after `learning_rate_decay_steps` updates.
+    The highest rate is c * w ** -0.5, that of `inverse_sqrt`: one c serves both. The
+    cosine ends after `learning_rate_decay_steps` updates.
     """
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0,
         decay_steps=max(
             hparams.learning_rate_decay_steps - hparams.learning_rate_warmup_steps, 1
         ),
-        warmup_target=constant,
+        warmup_target=constant * hparams.learning_rate_warmup_steps**-0.5,
         warmup_steps=hparams.learning_rate_warmup_steps,
     )
 

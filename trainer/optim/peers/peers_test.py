@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from keras import ops
 
+from extreme_tensoring_tf import ExtremeTensoring
 from trainer.optim.peers import adam_family
 from trainer.optim.peers import factored
 from trainer.optim.peers import low_rank
+from trainer.optim.peers import normalized
 
 SHAPES = {"a": (6, 8), "b": (5,), "c": (2, 3, 4)}
 # Ours (inputs, outputs); torch has (outputs, inputs), but for embeddings.
@@ -258,3 +260,95 @@ def test_dynamic_map():
         codes = adam_family.dynamic_map(signed)
         assert len(codes) == 256 and (np.diff(codes) > 0).all()
         assert codes[-1] == 1 and 0 in codes
+
+
+def polar(g):
+    u, s, v = np.linalg.svd(g, full_matrices=False)
+    return (u * (s > 1e-6 * s[0])) @ v  # a standardized square matrix has one s of 0
+
+
+def swan(g, _):
+    g = (g - g.mean(axis=0)) / g.std(axis=0)
+    factor = polar(g)
+    return factor * np.linalg.norm(g) / np.linalg.norm(factor)
+
+
+def sinkgd(g, _):
+    for _ in range(5):
+        g = g / np.sqrt((g**2).mean(axis=0))
+        g = g / np.sqrt((g**2).mean(axis=1, keepdims=True))
+    return 0.05 * g
+
+
+def scale(g, _):
+    return g / np.linalg.norm(g, axis=0)
+
+
+def racs(g, state):
+    q = np.ones(g.shape[0])
+    for _ in range(5):
+        s = (q @ g**2) / (q**2).sum()
+        q = (g**2 @ s) / (s**2).sum()
+    state["s"] = 0.9 * state.get("s", 0) + 0.1 * s
+    state["q"] = 0.9 * state.get("q", 0) + 0.1 * q
+    g = g / np.sqrt(np.outer(state["q"], state["s"]))
+    norm = np.linalg.norm(g)
+    factor = 1.01 / max(norm / state["norm"], 1.01) if "norm" in state else 1
+    state["norm"] = factor * norm
+    return 0.05 * factor * g
+
+
+def normuon(g, state):
+    state["m"] = 0.95 * state.get("m", 0) + 0.05 * g
+    factor = polar(0.05 * g + 0.95 * state["m"])
+    state["v"] = 0.95 * state.get("v", 0) + 0.05 * (factor**2).mean(axis=0)
+    scaled = factor / np.sqrt(state["v"])
+    scaled *= np.linalg.norm(factor) / np.linalg.norm(scaled)
+    return 0.2 * np.sqrt(max(g.shape)) * scaled
+
+
+NORMALIZED = {
+    "SWAN": swan,
+    "SinkGD": sinkgd,
+    "SCALE": scale,
+    "RACS": racs,
+    "NorMuon": normuon,
+}
+
+
+@pytest.mark.parametrize("rest", ["adam", "et"])
+@pytest.mark.parametrize("name", NORMALIZED)
+def test_normalized_directions(name, rest):
+    """Matrices against NumPy; what is no matrix moves as Adam or our form does."""
+    optimizer = getattr(normalized, name)(0.1, rest=rest)
+    starts, batches, found = steps(optimizer, LAYERS)
+    if rest == "adam":
+        other = keras.optimizers.Adam(0.1, epsilon=1e-8)
+    else:
+        other = ExtremeTensoring(
+            0.1, "inf", tensor_dims={"embedding": ("et2", 1)}, epsilon=1e-12
+        )
+    moved = {n: s for n, s in LAYERS.items() if "kernel" not in n}
+    places = [i for i, n in enumerate(LAYERS) if n in moved]
+    variables = [keras.Variable(starts[i]) for i in places]
+    for variable, path in zip(variables, moved):
+        variable._path = path
+    for batch in batches:
+        other.apply([ops.convert_to_tensor(batch[i]) for i in places], variables)
+    expected = dict(zip(moved, map(ops.convert_to_numpy, variables)))
+    for i, (path, start) in enumerate(zip(LAYERS, starts)):
+        if "kernel" in path:
+            value, state = start.astype("float64"), {}
+            for batch in batches:
+                g = batch[i].astype("float64")
+                value = value - 0.1 * NORMALIZED[name](g, state)
+            expected[path] = value
+        elif name == "SCALE" and rest == "adam" and "embedding" in path:
+            value, m = start.astype("float64"), 0
+            for batch in batches:
+                m = 0.9 * m + 0.1 * batch[i]
+                value = value - 0.1 * m / np.linalg.norm(m, axis=1, keepdims=True)
+            expected[path] = value
+        np.testing.assert_allclose(
+            found[i], expected[path], rtol=2e-3, atol=2e-4, err_msg=path
+        )
