@@ -127,7 +127,7 @@ class _Normalized(keras.optimizers.Optimizer):
 class SWAN(_Normalized):
     """The polar factor of the gradient whose entries were standardized by outputs.
 
-    direction = |N| / |P| * P,      P = (N N^T)^(-1/2) N,      N = (g - mean) / deviation
+    direction = |N| / |P| * P,   P = (N N^T)^(-1/2) N,   N = (g - mean) / deviation
 
     where mean and deviation of an output are over its inputs, and | | is Frobenius'.
 
