@@ -127,7 +127,7 @@ class ExtremeTensoring(GroupedOptimizer):
     def __init__(
         self,
         learning_rate=0.001,
-        level=2,
+        level: int | str = 2,
         beta_1=0.0,
         beta_2=0.9,
         preconditioner="rank_one",
