@@ -28,7 +28,8 @@ _KERAS = {
 }
 DEFAULT = (
     "sgd,momentum,adagrad,rmsprop,adam,adamw,adamax,nadam,adadelta,ftrl,lamb,muon,lion,"
-    "adafactor,et1,et2,et3,etinf,et2_bare,et2_guarded,et2_rank1,et2_rank1_unclipped"
+    "adafactor,et1,et2,et3,etinf,et2_bare,et2_guarded,et2_rank1,et2_rank1_unclipped,"
+    "et2_orthogonal,et2_orthogonal_heads"
 ).split(",")
 
 

@@ -44,7 +44,7 @@ class Training:
 def trainings(smoke):
     size = "transformer_tiny" if smoke else "transformer_base"
     batch = 1024 if smoke else 16384
-    for name in ("et2", "adam"):
+    for name in ("et2_orthogonal", "et2", "sgd", "adam", "muon"):
         yield Training(
             "speed",
             name,
@@ -58,7 +58,7 @@ def trainings(smoke):
         "layer_prepostprocess_dropout=0,attention_dropout=0,relu_dropout=0,"
         "label_smoothing=0,learning_rate_warmup_steps=200,batch_size=1024"
     )
-    for name in ("et2", "et2_rank1", "adam", "sgd"):
+    for name in ("et2_orthogonal", "et2", "et2_rank1", "adam", "muon", "sgd"):
         yield Training("quality", name, size, plain, "float32", 4 if smoke else 600)
 
 
@@ -82,7 +82,10 @@ def main(argv):
     for preset in presets:
         figures = output.with_name(f"{output.name}-{preset}.json")
         command = ["-m", "benchmarks.optimizer_step", f"--preset={preset}"]
-        command += [f"--json={figures}", "--optimizers=sgd,adam,adafactor,et1,et2,et3"]
+        command += [
+            f"--json={figures}",
+            "--optimizers=sgd,adam,adafactor,et1,et2,et3,et2_orthogonal",
+        ]
         if preset == "1e9":
             command[-1] = "--optimizers=sgd,adam,et2"
         text = _call(command, environment, end)

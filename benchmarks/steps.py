@@ -14,7 +14,7 @@ def keras_step(optimizer):
 
     def make(grads, values):
         grads = [keras.ops.convert_to_tensor(g) for g in grads]
-        variables = [keras.Variable(v) for v in values]
+        variables = [keras.Variable(v, name=_name(v.shape)) for v in values]
         optimizer.build(variables)
         step = _KERAS[keras.backend.backend()](optimizer, grads, variables)
         return step, sum(
@@ -24,6 +24,16 @@ def keras_step(optimizer):
         )
 
     return make
+
+
+def _name(shape):
+    """Returns what Keras would call a variable: a table has far more rows than columns.
+
+    Rules of optimizers tell matrices from embeddings by their names.
+    """
+    if len(shape) < 2:
+        return "bias"
+    return "embeddings" if len(shape) == 2 and shape[0] >= 8 * shape[1] else "kernel"
 
 
 def _tensorflow(optimizer, grads, variables):

@@ -149,13 +149,13 @@ print(json.dumps(peaks))
 """
 
 
-@pytest.mark.skipif(
+only_where_peaks_show = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow" or not sys.platform.startswith("linux"),
     reason="peaks are read from /proc, and TensorFlow's XLA is what is reported",
 )
-def test_update_bytes_are_what_a_step_takes():
-    shapes = [(200_000, 64), (512, 512), (7,)]
-    names = ["adam", "adafactor", "et1", "et2", "et3", "etinf", "et2_guarded"]
+
+
+def measured_peaks(shapes, names):
     # With oneDNN, TensorFlow's allocator would keep what it once had.
     environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}
     output = subprocess.run(
@@ -164,7 +164,23 @@ def test_update_bytes_are_what_a_step_takes():
         check=True,
         capture_output=True,
     ).stdout
-    peaks = json.loads(output.splitlines()[-1])
+    return json.loads(output.splitlines()[-1])
+
+
+@only_where_peaks_show
+def test_update_bytes_of_a_matrix_that_is_orthogonalized():
+    """Its temporaries are larger than the matrix, and of one matrix at a time."""
+    reported = memory_report({"kernel": (2048, 1024)}, ["et2_orthogonal"]).totals
+    reported = reported["et2_orthogonal"]["update_bytes"]
+    peaks = measured_peaks([(2048, 1024)], ["et2_orthogonal"])
+    assert 0.5 * reported < peaks["et2_orthogonal"] < 1.2 * reported
+
+
+@only_where_peaks_show
+def test_update_bytes_are_what_a_step_takes():
+    shapes = [(200_000, 64), (512, 512), (7,)]
+    names = ["adam", "adafactor", "et1", "et2", "et3", "etinf", "et2_guarded"]
+    peaks = measured_peaks(shapes, names)
     totals = memory_report(shapes, names[:-1]).totals
     totals["et2_guarded"] = totals["et2"]
     model_bytes = 4 * sum(int(np.prod(s)) for s in shapes)
