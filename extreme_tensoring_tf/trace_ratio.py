@@ -69,7 +69,9 @@ class TraceRatio(keras.callbacks.Callback):
             lambda path: re.search(self.pattern, path) is not None
         )
         if not self._paths:
-            raise ValueError(f"no variable's path matches {self.pattern!r}")
+            raise ValueError(
+                f"no variable with statistics has a path that matches {self.pattern!r}"
+            )
         self.model.make_train_function(force=True)
 
     def on_epoch_end(self, epoch, logs=None):

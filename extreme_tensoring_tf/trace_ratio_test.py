@@ -63,6 +63,19 @@ def test_a_variable_without_entries_is_not_watched():
     assert np.isfinite(history["trace_ratio"]).all()
 
 
+def test_a_variable_that_is_orthogonalized_is_not_watched():
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)], name="net")
+    optimizer = ExtremeTensoring.algorithm_1(
+        0.01, jit_compile=False, orthogonalize=True
+    )
+    model.compile(optimizer, loss="mse")
+    history = model.fit(
+        np.ones((2, 6)), np.ones((2, 3)), verbose=0, callbacks=[TraceRatio()]
+    ).history
+    (watched,) = (k for k in history if "/" in k)
+    assert watched.endswith("bias") and np.isfinite(history["trace_ratio"]).all()
+
+
 @pytest.mark.parametrize(
     "optimizer, pattern, message",
     [
@@ -75,7 +88,12 @@ def test_a_variable_without_entries_is_not_watched():
         (
             ExtremeTensoring.algorithm_1(0.1),
             "bias",
-            "no variable's path matches 'bias'",
+            "no variable with statistics has a path that matches 'bias'",
+        ),
+        (
+            ExtremeTensoring.algorithm_1(0.1, orthogonalize=True),
+            "kernel",
+            "no variable with statistics has a path that matches 'kernel'",
         ),
     ],
 )

@@ -5,6 +5,7 @@ et-plan --shapes=50257x768,768x3072,768 --budget=64KB
 
 The plan says for each variable which vectors are kept. A run has it with
 --hparams=optimizer_state_budget=64KB, a program with `ExtremeTensoring.for_budget`.
+With --orthogonalize it is that of `orthogonalize=True`, as et2_orthogonal has it.
 """
 
 import os
@@ -22,9 +23,14 @@ _SHAPES = flags.DEFINE_list(
 _BUDGET = cli.DEFINE_size(
     "budget", None, "Bytes for the optimizer's state: 4096, 64KB, 1.5MB."
 )
+_ORTHOGONALIZE = flags.DEFINE_bool(
+    "orthogonalize", False, "Whether the plan keeps nothing for kernels (a model's)."
+)
 
 
 def main(argv):
+    if _ORTHOGONALIZE.value and _BUDGET.value is None:
+        raise UsageError("--orthogonalize is of the plan: give --budget, too")
     if len(argv) > 2 or (len(argv) == 2) == (_SHAPES.value is not None):
         raise UsageError("give either one MODEL.keras or --shapes. See --help.")
     if _SHAPES.value is None:
@@ -35,22 +41,25 @@ def main(argv):
 
     report = str(memory_report(variables))
     if _BUDGET.value is not None:
-        report += f"\n\n{plan(variables, _BUDGET.value)}"
+        report += f"\n\n{plan(variables, _BUDGET.value, _ORTHOGONALIZE.value)}"
     print(report)
 
 
-def plan(variables, budget):
+def plan(variables, budget, orthogonalize=False):
     """Returns a table of the dims that fit a budget, and of their size.
 
     Args:
         variables: have a path or a name, a shape and a dtype.
         budget: bytes.
+        orthogonalize: whether kernels are orthogonalized, and keep nothing.
     """
     from extreme_tensoring_tf import ExtremeTensoring
     from extreme_tensoring_tf import memory_report
 
     try:
-        planned = ExtremeTensoring.for_budget(variables, budget, name="plan")
+        planned = ExtremeTensoring.for_budget(
+            variables, budget, orthogonalize=orthogonalize, name="plan"
+        )
     except ValueError as error:
         raise UsageError(f"--budget: {error}") from None
     report = memory_report(variables, [planned])

@@ -1,3 +1,4 @@
+import keras
 import pytest
 
 from trainer.bin.bin_test import call
@@ -17,6 +18,7 @@ from trainer.bin.bin_test import call
             "--shapes=12,5 --budget=4",
             "less than one scalar for each of the 2",
         ),
+        ("--shapes=12 --orthogonalize", "--orthogonalize is of the plan: give --bud"),
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path, monkeypatch, arguments, message):
@@ -26,6 +28,27 @@ def test_bad_input_is_one_clear_line(tmp_path, monkeypatch, arguments, message):
     assert (status, out) == (1, "")
     assert err.splitlines()[-1].startswith("error: ")
     assert message.format(**names) in err and "Traceback" not in err
+
+
+def test_a_plan_in_which_kernels_keep_nothing(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((5,), dtype="int32"),
+            keras.layers.Embedding(400, 16),
+            keras.layers.Dense(30),
+        ]
+    )
+    path = tmp_path / "model.keras"
+    model.save(path)
+    arguments = [str(path), "--budget=1KB"]
+    for more, scalars in (([], 5), (["--orthogonalize"], 0)):
+        status, out, err = call("et_plan", *arguments, *more)
+        assert status == 0, err
+        rows = [line.split() for line in out.split("\n\n")[1].splitlines()]
+        (kernel,) = (row for row in rows if row and row[0].endswith("kernel"))
+        assert int(kernel[-1]) >= scalars and (scalars or kernel[-1] == "0")
+    # The table of all optimizers has it, too.
+    assert "et2_orthogonal" in out.splitlines()[0]
 
 
 def test_the_plan_names_the_dims_of_each_variable():
