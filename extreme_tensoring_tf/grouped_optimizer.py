@@ -15,6 +15,7 @@ from extreme_tensoring_tf.marginals import sums_in_blocks
 from extreme_tensoring_tf.matrix_view import MatrixView
 from extreme_tensoring_tf.slots import Slots
 from extreme_tensoring_tf.tensor_index import TensorIndex
+from extreme_tensoring_tf.update import LARGE
 from extreme_tensoring_tf.update import Member
 from extreme_tensoring_tf.update import Settings
 from extreme_tensoring_tf.update import alike
@@ -39,10 +40,6 @@ KERAS_PRIVATES = {
     "_use_weight_decay": "says whether a variable is excluded from decay",
     "_untrack_variable": "drops what `watch_diagonals` added",
 }
-
-# A variable of as many entries is a group by itself, unless it is compiled: stacking
-# saves nothing there, and its gradient would wait for those of the others.
-_LARGE = 2**16
 
 
 class GroupedOptimizer(keras.optimizers.Optimizer):
@@ -151,7 +148,7 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         members = self._members(gradients, variables)
         if not members:
             return []
-        most, large = (xla.AT_ONCE, math.inf) if compiles else (len(members), _LARGE)
+        most, large = (xla.AT_ONCE, math.inf) if compiles else (len(members), LARGE)
         with sums_in_blocks() if inside else contextlib.nullcontext():
             for group in alike(members, self._slots.indices, most, large):
                 positions.append([member.position for member in group])

@@ -37,6 +37,9 @@ class Group:
     """
 
     row_ids = None  # a sparse gradient's rows of the view
+    # Whether it waits for the one before: TensorFlow would run them side by side, and
+    # have the temporary memory of all of them at once.
+    takes_turns = False
 
     def __init__(self, settings, slots, variables, gradients, decays):
         self.settings = settings
@@ -132,6 +135,8 @@ class SparseGroup(Group):
 
 class OrthogonalGroup(Group):
     """k matrices that move along the polar factors of their gradients."""
+
+    takes_turns = True
 
     def squared_sums(self):
         """Returns the sums of squares, one array (k, 1)."""

@@ -139,11 +139,21 @@ def memory_report(model_or_shapes, optimizers=None) -> MemoryReport:
         }
         for i, (name, shape, _) in enumerate(named)
     ]
-    totals = {
-        n: {key: sum(cell[key] for cell in plan) for key in plan[0] if key != "dims"}
-        for n, plan in plans.items()
-    }
+    totals = {name: _total(plan) for name, plan in plans.items()}
     return MemoryReport(variables, totals)
+
+
+def _total(plan):
+    """Returns the sums over variables of what an optimizer takes.
+
+    Matrices that are orthogonalized, which have no dims, take their temporary memory
+    one after another.
+    """
+    total = {k: sum(cell[k] for cell in plan) for k in plan[0] if k != "dims"}
+    matrices = [cell["update_bytes"] for cell in plan if cell.get("dims") == []]
+    if matrices:
+        total["update_bytes"] -= sum(matrices) - max(matrices)
+    return total
 
 
 def _named_shapes(source):

@@ -15,8 +15,10 @@ import typing
 from keras import ops
 
 from extreme_tensoring_tf.gradients import is_sparse
+from extreme_tensoring_tf.matrix_view import MatrixView
 from extreme_tensoring_tf.newton_schulz import Orthogonalizer
 from extreme_tensoring_tf.preconditioner import Preconditioner
+from extreme_tensoring_tf.variables import after
 from extreme_tensoring_tf.variables import dtype_of
 
 
@@ -57,13 +59,17 @@ def take_step(groups, settings: Settings, learning_rate) -> list[Taken]:
     Returns:
         The `Taken` of every group.
     """
-    if not settings.clips_by_norm:
-        return [group.step(learning_rate) for group in groups]
-    sums = [group.squared_sums() for group in groups]
-    return [
-        group.step(learning_rate, own_sums, factor)
-        for group, own_sums, factor in zip(groups, sums, clip_factors(settings, sums))
-    ]
+    sums = factors = [None] * len(groups)
+    if settings.clips_by_norm:
+        sums = [group.squared_sums() for group in groups]
+        factors = clip_factors(settings, sums)
+    taken, last = [], []
+    for group, own_sums, factor in zip(groups, sums, factors):
+        with after(last if group.takes_turns else []):
+            taken.append(group.step(learning_rate, own_sums, factor))
+        if group.takes_turns:
+            last = [taken[-1].squared_norms]
+    return taken
 
 
 def clip_factors(settings: Settings, sums) -> list:
@@ -99,6 +105,10 @@ class Member:
     watched: bool  # whether AdaGrad's sums are kept beside its statistics
 
 
+# Entries of a variable that is a group by itself, unless programs are compiled for it.
+LARGE = 2**16
+
+
 def alike(members, indices, most: int, large: float) -> list[list[Member]]:
     """Returns lists of members that are updated together.
 
@@ -109,14 +119,17 @@ def alike(members, indices, most: int, large: float) -> list[list[Member]]:
         indices: the tensor indices of all variables, by position.
         most: members of a list, at most.
         large: entries from which a variable is by itself: stacking saves nothing
-            there, and its gradient would wait for those of the others.
+            there, and its gradient would wait for those of the others. A matrix that
+            is orthogonalized is so from `LARGE` on, for it takes memory, too.
     """
     groups = {}
     for member in members:
         shape = tuple(member.variable.shape)
-        alone = is_sparse(member.gradient) or math.prod(shape) >= large
+        index = indices[member.position]
+        least = min(large, LARGE) if isinstance(index, MatrixView) else large
+        alone = is_sparse(member.gradient) or math.prod(shape) >= least
         key = (
-            indices[member.position],
+            index,
             shape,
             dtype_of(member.variable),
             member.decays,

@@ -5,6 +5,8 @@ somebody's program, and as a program of its own, whose arguments are the backend
 variables. The functions here make these look alike.
 """
 
+import contextlib
+
 import keras
 from keras import ops
 
@@ -63,6 +65,15 @@ def unique_paths(variables) -> list[str]:
         seen[path] = seen.get(path, 0) + 1
         names.append(path if seen[path] == 1 else f"{path}#{seen[path]}")
     return names
+
+
+def after(tensors) -> contextlib.AbstractContextManager:
+    """Has TensorFlow, when it traces a function, start what follows after tensors."""
+    if not (IS_TENSORFLOW and tensors):
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.control_dependencies(tensors)
 
 
 def assign(variable, value) -> None:

@@ -10,6 +10,7 @@ from tensorflow.python.ops import control_flow_util
 
 from extreme_tensoring_tf.groups import dense_group
 from extreme_tensoring_tf.marginals import sums_in_blocks
+from extreme_tensoring_tf.matrix_view import MatrixView
 from extreme_tensoring_tf.slots import GroupSlots
 from extreme_tensoring_tf.variables import dtype_of
 from extreme_tensoring_tf.variables import raw
@@ -62,6 +63,7 @@ class CompiledGroup:
             slots.diagonals[0] is None,
         )
         self._rate_dtype = slots.dtype
+        self.takes_turns = isinstance(slots.index, MatrixView)
         self._programs = programs
 
     def squared_sums(self):
