@@ -17,11 +17,11 @@ from trainer.experiments import memory_performance
 VARIANTS = {
     "orthogonal_matrices": {"level": 1, "tensor_dims": None},  # the rest at ET1
     "orthogonal_undamped": {"damping": 0.0, "ns_steps": 5},
-    "orthogonal_undamped_3": {"damping": 0.0},
-    "orthogonal_damping_0.01": {"damping": 0.01, "ns_steps": 4},
-    "orthogonal_damping_1": {"damping": 1.0},
+    "orthogonal_damping_0.1": {"damping": 0.1, "ns_steps": 3},
+    "orthogonal_damping_1": {"damping": 1.0, "ns_steps": 3},
     "orthogonal_steps_2": {"ns_steps": 2},
-    "orthogonal_steps_5": {"ns_steps": 5},
+    "orthogonal_steps_3": {"ns_steps": 3},
+    "orthogonal_steps_6": {"ns_steps": 6},
     "orthogonal_half": {"rms_rate": 0.5},
     "orthogonal_double": {"rms_rate": 2.0},
     "orthogonal_beta_2_0.5": {"beta_2": 0.5},

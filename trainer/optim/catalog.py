@@ -162,6 +162,9 @@ ORTHOGONAL = _SHORT | {
     "epsilon": 1e-12,
     "tensor_dims": {"embedding": ("et2", 1)},
     "orthogonalize": True,
+    "ns_steps": 4,
+    "damping": 0.01,
+    "rms_rate": 1.0,
 }
 _WHOLE_ROWS = {"tensor_dims": {"embedding": ("et1", 1)}}
 
