@@ -24,7 +24,7 @@ class HParams:
     relu_dropout: float = 0.1  # inside the feed-forward layer
     label_smoothing: float = 0.1
     batch_size: int = 4096  # tokens a step, padding counted
-    optimizer: str = "et2_rank1_short"
+    optimizer: str = "et2_orthogonal"
     # Of ET optimizers, as in 64KB; 0: what their level takes.
     optimizer_state_budget: Bytes = Bytes(0)
     learning_rate_constant: float = 0.0  # c of the schedule; 0: the optimizer's

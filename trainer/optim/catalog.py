@@ -5,6 +5,8 @@ optimizer. c, the constant of the `inverse_sqrt` schedule, was tuned per optimiz
 `python -m trainer.experiments.memory_performance`.
 """
 
+import re
+
 import keras
 
 from extreme_tensoring_tf import ExtremeTensoring
@@ -149,14 +151,15 @@ for _name, _constant, _level, _form in (
     ("et3_rank1", 0.1, 3, _RANK_ONE),
     ("et2_rank1_sums", 0.333, 2, _RANK_ONE | {"beta_2": None, "clip_threshold": None}),
     ("et2_rank1_rows", 0.1, 2, _RANK_ONE | _ROWS),
-    # The default: `ExtremeTensoring()`, which fits any model.
+    # `ExtremeTensoring()`, for models whose matrices are not the bulk.
     ("et2_rank1_short", 0.1, 2, _SHORT),
     ("et2_rank1_rows_short", 0.1, 2, _SHORT | _ROWS),
 ):
     register(_name, _constant, ExtremeTensoring, level=_level, epsilon=1e-12, **_form)
 
-# The orthogonal form: matrices keep nothing, a vector one scalar. How often a token
-# occurs sets the scale of its row in the embedding: its rows are folded, or kept whole.
+# The orthogonal form, the default: matrices keep nothing, a vector one scalar. How
+# often a token occurs sets the scale of its row in the embedding: its rows are folded,
+# or kept whole.
 ORTHOGONAL = _SHORT | {
     "level": "inf",
     "epsilon": 1e-12,
@@ -196,22 +199,37 @@ def create(hparams, variables):
     )
     schedule = registry.schedules.get(hparams.learning_rate_schedule)
     optimizer = make(schedule(hparams, constant), hparams)
-    if hparams.optimizer_state_budget:
-        return _within(optimizer, variables, hparams.optimizer_state_budget)
-    return optimizer
-
-
-def _within(optimizer, variables, budget):
-    """Returns the same optimizer with dims that fit a budget of bytes."""
-    if not isinstance(optimizer, ExtremeTensoring):
+    budget = hparams.optimizer_state_budget
+    if isinstance(optimizer, ExtremeTensoring) and variables:
+        return _fitted(optimizer, variables, budget)
+    if budget:
         raise UsageError(
             f"optimizer_state_budget={budget} is for ET optimizers (--hparams="
             f"optimizer=et2_rank1, for one); {optimizer.name} keeps what it keeps"
         )
-    try:
-        named = [(v.path, tuple(v.shape)) for v in variables]
+    return optimizer
+
+
+def _fitted(optimizer, variables, budget):
+    """Returns the same optimizer with rules for the variables of a model.
+
+    Args:
+        optimizer: `ExtremeTensoring`. A rule of its entry may find nothing in a user's
+            model, which names its variables as it likes: that is no mistake of theirs.
+        variables: of the model.
+        budget: bytes of state, at most; 0 keeps the rules of the entry.
+    """
+    named = [(v.path, tuple(v.shape)) for v in variables]
+    if budget:
         matrices = orthogonalized(named, optimizer.orthogonalize)
-        dims = plan(named, budget, orthogonalized=matrices)
-    except ValueError as error:
-        raise UsageError(f"hparam optimizer_state_budget: {error}") from error
-    return ExtremeTensoring.from_config(optimizer.get_config() | {"tensor_dims": dims})
+        try:
+            rules = plan(named, budget, orthogonalized=matrices)
+        except ValueError as error:
+            raise UsageError(f"hparam optimizer_state_budget: {error}") from error
+    else:
+        rules = {
+            pattern: dims
+            for pattern, dims in (optimizer.tensor_dims or {}).items()
+            if any(re.search(pattern, path) for path, _ in named)
+        }
+    return optimizer.from_config(optimizer.get_config() | {"tensor_dims": rules})

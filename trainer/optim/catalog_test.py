@@ -25,17 +25,36 @@ def variables():
 
 
 def test_the_default_is_the_recommended_form():
-    """Every argument that makes the form is as documented, on any model's names."""
-    config = catalog.create(HParams(), []).get_config()
+    """Every argument that makes the form is as documented."""
     documented = {
-        "level": 2,
+        "level": "inf",
         "preconditioner": "rank_one",
         "beta_1": 0.0,
         "beta_2": 0.9,
         "clip_threshold": 1.0,
-        "tensor_dims": None,
+        "orthogonalize": True,
+        "ns_steps": 4,
+        "damping": 0.01,
+        "rms_rate": 1.0,
     }
-    assert {name: config[name] for name in documented} == documented
+    for model, rules in (
+        ([], {"embedding": ("et2", 1)}),
+        (variables(), {"embedding": ("et2", 1)}),
+        (variables()[1:], None),  # names of their own: no rule, and no warning
+    ):
+        optimizer = catalog.create(HParams(), model)
+        config = optimizer.get_config()
+        assert {name: config[name] for name in documented} == documented
+        assert config["tensor_dims"] == rules
+        if model:
+            optimizer.build(model)
+
+
+def test_the_short_form_is_the_default_of_the_optimizer():
+    found = catalog.create(HParams(optimizer="et2_rank1_short"), []).get_config()
+    default = ExtremeTensoring().get_config()
+    different = {"name", "learning_rate", "epsilon"}
+    assert {k for k in found if found[k] != default[k]} <= different
 
 
 def test_algorithm_1_is_given_to_the_letter():
@@ -69,7 +88,10 @@ def test_a_budget_is_kept():
     "text, message",
     [
         ("optimizer=adam,optimizer_state_budget=1KB", "is for ET optimizers .*; adam"),
-        ("optimizer_state_budget=4", "hparam optimizer_state_budget: a budget of 4 "),
+        (
+            "optimizer=et2,optimizer_state_budget=4",
+            "hparam optimizer_state_budget: a budget of 4 ",
+        ),
         ("optimizer=et9", "unknown optimizer 'et9'"),
         ("learning_rate_schedule=linear", "unknown schedule 'linear'"),
     ],
