@@ -32,7 +32,15 @@ DEMO = language_modeling.Scale(
     train_steps=900,
     max_length=64,
     tmp_dir="testdata",
-    entries=("sgd", "adagrad", "adam", "et1", "et2", "et3", "et2_rank1"),
+    entries=(
+        "sgd",
+        "adagrad",
+        "adam",
+        "et1",
+        "et2",
+        "et2_rank1",
+        "et2_orthogonal_rows",
+    ),
     samples=3,
 )
 SCALES = {
