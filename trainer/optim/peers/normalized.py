@@ -140,7 +140,8 @@ class SWAN(_Normalized):
     def _direction(self, g, slots):
         deviation = ops.std(g, axis=0, keepdims=True)
         g = (g - ops.mean(g, axis=0, keepdims=True)) / (deviation + 1e-30)
-        factor = polar_factors(g, _STEPS)
+        # Outputs sum to 0 over inputs: what a square matrix lacks is rounding alone.
+        factor = polar_factors(g, _STEPS, damping=1e-5)
         return factor * (ops.norm(g) / (ops.norm(factor) + 1e-30))
 
 
