@@ -26,7 +26,8 @@ VARIANTS = {
     "orthogonal_double": {"rms_rate": 2.0},
     "orthogonal_beta_2_0.5": {"beta_2": 0.5},
     "orthogonal_beta_2_0.99": {"beta_2": 0.99},
-    "orthogonal_momentum": {"beta_1": 0.9},
+    # Steps that agree with each other add up: momentum wants them smaller.
+    "orthogonal_momentum": {"beta_1": 0.9, "rms_rate": 0.25},
     "orthogonal_embedding_too": {
         "orthogonalize": ["kernel", "embedding"],
         "tensor_dims": None,
