@@ -152,7 +152,9 @@ def test_a_sparse_gradient_without_rows_is_a_gradient_of_zero(name, compiled):
     for a, b in zip(
         [tables[0], *optimizers[0].variables], [tables[1], *optimizers[1].variables]
     ):
-        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-5, atol=1e-6)
+        # Of a gradient of low rank, rounding is what Newton-Schulz steps raise most.
+        rtol = 1e-4 if "orthogonal" in name else 1e-5
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=rtol, atol=1e-6)
 
 
 def test_a_variable_without_entries_is_left_out():

@@ -51,6 +51,13 @@ def write_cifar10(folder):
             marks=pytest.mark.slow,
         ),
         pytest.param(
+            "orthogonal_form",
+            ["--train_steps=2"],
+            ["et2_orthogonal", "orthogonal_half"],
+            ["perplexity", "curves"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "keras_hub_gpt2",
             [],
             ["et2_rank1"],

@@ -11,7 +11,7 @@ import dataclasses
 
 from trainer.experiments import experiment
 from trainer.experiments import language_modeling
-from trainer.experiments import memory_performance
+from trainer.experiments import tradeoff
 
 # Variant -> what it changes in `et2_orthogonal`.
 VARIANTS = {
@@ -57,7 +57,7 @@ def conduct(scale, output_dir):
     for name, changes in VARIANTS.items():
         form = catalog.ORTHOGONAL | changes
         catalog.register(name, constant, ExtremeTensoring, **form)
-    memory_performance.conduct(scale, output_dir)
+    tradeoff.conduct(scale, output_dir)
 
 
 run = experiment.entry_point(

@@ -5,9 +5,9 @@ import pytest
 from trainer.errors import UsageError
 from trainer.experiments import comparison
 from trainer.experiments import experiment
-from trainer.experiments import memory_performance
 from trainer.experiments import report
 from trainer.experiments import results
+from trainer.experiments import tradeoff
 
 
 def test_a_finished_run_is_found_and_half_a_line_is_not(tmp_path):
@@ -37,9 +37,9 @@ def test_a_run_that_diverged_is_json_and_nan_again(tmp_path):
 
 def test_an_entry_may_have_hyperparameters_of_its_own():
     """They are spelled as in --hparams."""
-    known = memory_performance.known_constant
+    known = tradeoff.known_constant
     assert known("et2_rank1/optimizer_state_budget=64KB") == known("et2_rank1") > 0
-    assert memory_performance.assignments("adam/weight_decay=0.1/batch_size=64") == (
+    assert tradeoff.assignments("adam/weight_decay=0.1/batch_size=64") == (
         "optimizer=adam,weight_decay=0.1,batch_size=64"
     )
     for wrong, message in (
@@ -48,7 +48,7 @@ def test_an_entry_may_have_hyperparameters_of_its_own():
         ("et9", "unknown optimizer 'et9'"),
     ):
         with pytest.raises(UsageError, match=message):
-            memory_performance.known_constant(wrong)
+            tradeoff.known_constant(wrong)
 
 
 class TuningRuns:
