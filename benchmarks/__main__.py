@@ -34,7 +34,7 @@ COMMANDS = {
     "--batch_size=512 --rounds=3 --steps=4 --optimizers=sgd,adam,et2",
     # What orthogonal steps cost: their share of a training step.
     "orthogonal_step": "-m benchmarks.fit_step --hparams_set=transformer_base "
-    "--batch_size=4096 --vocab_size=32768 --rounds=3 --steps=1 "
+    "--batch_size=4096 --vocab_size=32768 --rounds=5 --steps=1 "
     "--optimizers=sgd,et2_orthogonal",
     "trainer_throughput": "-m benchmarks.trainer_throughput --rounds=2",
     "memory": "-m benchmarks.memory",
