@@ -86,7 +86,6 @@ def main(argv):
     profile = profile_steps(_PROFILE.value)
     _RUN.require(_OUTPUT_DIR)
     _RUN.check_data(hparams)
-    profile = profile_steps(_PROFILE.value)
     from trainer.runs import run_folder
     from trainer.training import check
     from trainer.training import flops
