@@ -6,8 +6,8 @@ ask here, so that these cannot disagree.
 
 import dataclasses
 import math
-import re
-import warnings
+
+from extreme_tensoring_tf.paths import matching
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,20 +90,8 @@ def orthogonalized(variables, orthogonalize) -> list[bool]:
         ]
     chosen = [False] * len(variables)
     for pattern in orthogonalize:
-        try:
-            matched = [bool(re.search(pattern, path)) for path, _ in variables]
-        except re.error as error:
-            raise ValueError(
-                f"`orthogonalize` pattern {pattern!r} is not a regular expression: "
-                f"{error}"
-            ) from None
-        if not any(matched):
-            warnings.warn(
-                f"`orthogonalize` pattern {pattern!r} matches no trainable variable. "
-                f"The variables are: {[path for path, _ in variables]}",
-                stacklevel=2,
-            )
-        elif not any(a and b for a, b in zip(matched, is_matrix)):
+        matched = matching("orthogonalize", pattern, [path for path, _ in variables])
+        if any(matched) and not any(a and b for a, b in zip(matched, is_matrix)):
             path, shape = variables[matched.index(True)]
             raise ValueError(
                 f"`orthogonalize` pattern {pattern!r} matches {path!r} of shape "

@@ -5,7 +5,6 @@ import math
 import re
 
 from extreme_tensoring_tf.matrix_view import MatrixView
-from extreme_tensoring_tf.matrix_view import orthogonalized
 from extreme_tensoring_tf.tensor_rules import resolve
 
 DEFAULT_OPTIMIZERS = (
@@ -199,8 +198,7 @@ def _plan(optimizer, named):
         level = match.group(1)
         level = level if level == "inf" else int(level)
         variables = [(name, shape) for name, shape, _ in named]
-        matrices = orthogonalized(variables, match.group(2) is not None)
-        indices = resolve(variables, level, None, matrices)
+        indices = resolve(variables, level, orthogonalize=match.group(2) is not None)
         return optimizer, [
             _tensored(index, shape, width)
             for index, (_, shape, width) in zip(indices, named)

@@ -7,7 +7,6 @@ import keras
 from extreme_tensoring_tf.grouped_optimizer import GroupedOptimizer
 from extreme_tensoring_tf.matrix_view import MatrixView
 from extreme_tensoring_tf.matrix_view import check_orthogonalize
-from extreme_tensoring_tf.matrix_view import orthogonalized
 from extreme_tensoring_tf.newton_schulz import Orthogonalizer
 from extreme_tensoring_tf.planner import plan
 from extreme_tensoring_tf.preconditioner import Preconditioner
@@ -238,13 +237,12 @@ class ExtremeTensoring(GroupedOptimizer):
             ValueError: the budget is less than one scalar per variable.
         """
         named = [(path_of(v), tuple(v.shape)) for v in variables]
-        chosen = orthogonalized(named, kwargs.get("orthogonalize"))
-        return cls(tensor_dims=plan(named, budget_bytes, gradients, chosen), **kwargs)
+        rules = plan(named, budget_bytes, gradients, kwargs.get("orthogonalize"))
+        return cls(tensor_dims=rules, **kwargs)
 
     def tensor_indices(self, variables) -> list[TensorIndex | MatrixView]:
         """Returns tensor indices for a list of (path, shape): see `tensor_rules.py`."""
-        chosen = orthogonalized(variables, self.orthogonalize)
-        return resolve(variables, self.level, self.tensor_dims, chosen)
+        return resolve(variables, self.level, self.tensor_dims, self.orthogonalize)
 
     def settings(self) -> Settings:
         """Returns the numbers of a step as they are now."""

@@ -26,6 +26,7 @@ import re
 import numpy as np
 
 from extreme_tensoring_tf import folding
+from extreme_tensoring_tf.matrix_view import orthogonalized
 from extreme_tensoring_tf.tensor_index import tensor_index
 from extreme_tensoring_tf.tensor_rules import index_from_dims
 
@@ -41,7 +42,7 @@ class Refinement:
     dims: int | list[int]  # of the axis, as an entry of nested dims
 
 
-def plan(variables, budget_bytes, gradients=None, orthogonalized=None) -> dict | list:
+def plan(variables, budget_bytes, gradients=None, orthogonalize=None) -> dict | list:
     """Returns rules for `ExtremeTensoring(tensor_dims=...)` that fit a budget.
 
     Args:
@@ -49,8 +50,8 @@ def plan(variables, budget_bytes, gradients=None, orthogonalized=None) -> dict |
         budget_bytes: bytes of float32 statistics, at most.
         gradients: None, or per variable an array of its shape, or a list of
             such arrays from several batches.
-        orthogonalized: None, or one flag per variable: such a variable keeps no
-            statistics, whatever the budget.
+        orthogonalize: as `matrix_view.orthogonalized` takes it. A variable that it
+            names keeps no statistics, whatever the budget.
 
     Returns:
         A dict of path to nested dims, one entry per axis. Where paths are equal, a
@@ -60,9 +61,8 @@ def plan(variables, budget_bytes, gradients=None, orthogonalized=None) -> dict |
         ValueError: the budget does not cover one scalar per variable, or
             gradients do not match.
     """
-    if orthogonalized is None:
-        orthogonalized = [False] * len(variables)
-    keeping = len(variables) - sum(orthogonalized)
+    matrices = orthogonalized(variables, orthogonalize)
+    keeping = len(variables) - sum(matrices)
     least = BYTES * keeping
     if budget_bytes < least:
         raise ValueError(
@@ -74,7 +74,7 @@ def plan(variables, budget_bytes, gradients=None, orthogonalized=None) -> dict |
             f"{len(gradients)} gradients were given for {len(variables)} variables"
         )
     scalars = budget_bytes // BYTES - keeping
-    chosen = _choose(variables, scalars, gradients, orthogonalized)
+    chosen = _choose(variables, scalars, gradients, matrices)
     paths = [path for path, _ in variables]
     if len(set(paths)) < len(paths):
         return [dims or None for dims in chosen]

@@ -83,7 +83,7 @@ def test_gain_is_the_fall_in_divergence():
 
 def test_orthogonalized_variables_take_nothing_of_the_budget():
     named = [("embeddings", (64, 48)), ("kernel", (64, 48)), ("bias", (48,))]
-    rules = plan(named, 400, orthogonalized=[False, True, False])
+    rules = plan(named, 400, orthogonalize=True)
     assert list(rules) == ["^embeddings$", "^bias$"]
     assert rules == plan([named[0], named[2]], 400)
     variables = [keras.Variable(np.ones(s, "float32"), name=n) for n, s in named]

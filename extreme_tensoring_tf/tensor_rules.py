@@ -5,11 +5,12 @@ import itertools
 import math
 import numbers
 import re
-import warnings
 from typing import Any
 
 from extreme_tensoring_tf.matrix_view import MatrixView
 from extreme_tensoring_tf.matrix_view import matrix_view
+from extreme_tensoring_tf.matrix_view import orthogonalized
+from extreme_tensoring_tf.paths import matching
 from extreme_tensoring_tf.tensor_index import Fold
 from extreme_tensoring_tf.tensor_index import TensorIndex
 from extreme_tensoring_tf.tensor_index import check_shape
@@ -115,7 +116,7 @@ _EMPTY = TensorIndex(Fold(0, kept=False), Fold(1, kept=False), ("all",))
 
 
 def resolve(
-    variables, level, tensor_dims=None, orthogonalized=None
+    variables, level, tensor_dims=None, orthogonalize=None
 ) -> list[TensorIndex | MatrixView]:
     """Returns one index per variable: of `level`, unless `tensor_dims` says otherwise.
 
@@ -125,8 +126,9 @@ def resolve(
         tensor_dims: None; a dict of a regular expression, searched in the path, to
             dims as `index_from_dims` takes them; or a list of such dims, one per
             variable, None for `level`.
-        orthogonalized: None, or one flag per variable: such a variable keeps no
-            statistics. It gets a `MatrixView`, and patterns do not see it.
+        orthogonalize: as `matrix_view.orthogonalized` takes it. A variable that it
+            names keeps no statistics: it gets a `MatrixView`, and the patterns of
+            `tensor_dims` do not see it.
 
     Raises:
         ValueError: a pattern is invalid, two patterns claim one variable, a list
@@ -136,16 +138,16 @@ def resolve(
         UserWarning: a pattern matches no variable. It may be meant for layers that
             are frozen now.
     """
-    if orthogonalized and any(orthogonalized):
-        rest = [not o for o in orthogonalized]
+    matrices = orthogonalized(variables, orthogonalize)
+    if any(matrices):
+        rest = [not matrix for matrix in matrices]
         if isinstance(tensor_dims, list | tuple) and len(tensor_dims) == len(rest):
             tensor_dims = list(itertools.compress(tensor_dims, rest))
-        kept = iter(
-            resolve(list(itertools.compress(variables, rest)), level, tensor_dims)
-        )
+        kept = list(itertools.compress(variables, rest))
+        indices = iter(resolve(kept, level, tensor_dims))
         return [
-            matrix_view(shape) if o else next(kept)
-            for (_, shape), o in zip(variables, orthogonalized, strict=True)
+            matrix_view(shape) if matrix else next(indices)
+            for (_, shape), matrix in zip(variables, matrices, strict=True)
         ]
     if isinstance(tensor_dims, list | tuple):
         if len(tensor_dims) != len(variables):
@@ -169,21 +171,9 @@ def _matching_rules(variables, tensor_dims):
     paths = [path for path, _ in variables]
     claims = [[] for _ in paths]
     for pattern, dims in tensor_dims.items():
-        try:
-            matched = [i for i, path in enumerate(paths) if re.search(pattern, path)]
-        except re.error as error:
-            raise ValueError(
-                f"`tensor_dims` pattern {pattern!r} is not a regular "
-                f"expression: {error}"
-            ) from None
-        if not matched:
-            warnings.warn(
-                f"`tensor_dims` pattern {pattern!r} (dims {dims}) matches no trainable "
-                f"variable. The variables are: {paths}",
-                stacklevel=2,
-            )
-        for i in matched:
-            claims[i].append((pattern, dims))
+        found = matching("tensor_dims", pattern, paths, f" (dims {dims})")
+        for claim in itertools.compress(claims, found):
+            claim.append((pattern, dims))
     for (path, shape), rules in zip(variables, claims):
         if len(rules) > 1:
             patterns = [pattern for pattern, _ in rules]

@@ -21,7 +21,6 @@ from trainer.experiments.language_modeling import NO_REGULARIZATION
 ALGORITHM_1 = ("et1", "et2", "et3", "etinf")
 PEERS = ("sgd", "adagrad", "adam", "adafactor")
 RANK_ONE = ("et1_rank1", "et2_rank1", "et3_rank1")
-ORTHOGONAL = ("et2_orthogonal", "et2_orthogonal_rows", "et2_orthogonal_heads")
 
 DEMO = language_modeling.Scale(
     problem="languagemodel_lm1b2k_packed",
@@ -51,13 +50,13 @@ SCALES = {
     "demo": DEMO,
     "cpu": dataclasses.replace(
         language_modeling.TINY,
-        entries=(*PEERS, *ALGORITHM_1, *RANK_ONE, *ORTHOGONAL),
+        entries=(*PEERS, *ALGORITHM_1, *RANK_ONE, *tradeoff.ORTHOGONAL),
         trials=5,
         seeds=3,
     ),
     "gpu": dataclasses.replace(
         language_modeling.BASE,
-        entries=(*PEERS, *ALGORITHM_1, *RANK_ONE, *ORTHOGONAL),
+        entries=(*PEERS, *ALGORITHM_1, *RANK_ONE, *tradeoff.ORTHOGONAL),
         trials=5,
         dtype="mixed_bfloat16",
     ),

@@ -34,8 +34,7 @@ VARIANTS = {
     },
     "orthogonal_embedding_scalar": {"tensor_dims": None},
 }
-FORMS = ("et2_orthogonal", "et2_orthogonal_rows", "et2_orthogonal_heads")
-ENTRIES = (*FORMS, *VARIANTS)
+ENTRIES = (*tradeoff.ORTHOGONAL, *VARIANTS)
 SCALES = {
     "smoke": dataclasses.replace(
         language_modeling.SMOKE, entries=("et2_orthogonal", "orthogonal_half")

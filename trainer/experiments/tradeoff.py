@@ -7,6 +7,8 @@ from trainer.data.tokenizer import EOS_ID
 from trainer.experiments import language_modeling
 from trainer.hparams import HParams
 
+ORTHOGONAL = ("et2_orthogonal", "et2_orthogonal_rows", "et2_orthogonal_heads")
+
 
 def conduct(scale, output_dir):
     """Runs what is not finished, and prints and writes the table and the plots.

@@ -10,7 +10,6 @@ import re
 import keras
 
 from extreme_tensoring_tf import ExtremeTensoring
-from extreme_tensoring_tf.matrix_view import orthogonalized
 from extreme_tensoring_tf.planner import plan
 from trainer import registry
 from trainer.errors import UsageError
@@ -221,9 +220,8 @@ def _fitted(optimizer, variables, budget):
     """
     named = [(v.path, tuple(v.shape)) for v in variables]
     if budget:
-        matrices = orthogonalized(named, optimizer.orthogonalize)
         try:
-            rules = plan(named, budget, orthogonalized=matrices)
+            rules = plan(named, budget, orthogonalize=optimizer.orthogonalize)
         except ValueError as error:
             raise UsageError(f"hparam optimizer_state_budget: {error}") from error
     else:
