@@ -68,10 +68,15 @@ def judge(name):
     return model
 
 
-def check_equal(model, expected):
+def check_equal(model, expected, name):
+    # Inverse roots of the Gram matrices of a few rows are large: so are their errors.
+    tolerance = 2e-5 if "orthogonal" in name else 2e-6
     for a, b in zip(model.variables, expected.variables):
         np.testing.assert_allclose(
-            ops.convert_to_numpy(a), ops.convert_to_numpy(b), rtol=2e-5, atol=2e-6
+            ops.convert_to_numpy(a),
+            ops.convert_to_numpy(b),
+            rtol=10 * tolerance,
+            atol=tolerance,
         )
 
 
@@ -91,7 +96,7 @@ def test_rows_and_lengths_that_are_unknown_when_traced(name, jit_compile):
     stream = tf.data.Dataset.from_generator(batches, output_signature=specs)
     stream = stream.apply(tf.data.experimental.assert_cardinality(3))
     model.fit(stream, shuffle=False, verbose=0)
-    check_equal(model, judge(name))
+    check_equal(model, judge(name), name)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -103,6 +108,37 @@ def test_a_last_batch_that_is_smaller(name):
     losses = model.fit(x, y, batch_size=4, epochs=6, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
     assert int(model.optimizer.iterations) == 18
+
+
+@only_tensorflow
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"use_ema": True}, {"gradient_accumulation_steps": 2, "beta_1": 0.9}],
+)
+def test_fit_traces_a_model_once(arguments):
+    """Slots that a trace makes would have TensorFlow trace the whole step again."""
+    traces = []
+
+    class Model(keras.Sequential):
+        def train_step(self, data):
+            traces.append(data)
+            return super().train_step(data)
+
+    model = Model([keras.Input((6,)), keras.layers.Dense(4), keras.layers.Dense(1)])
+    model.compile(ExtremeTensoring(0.1, **arguments), "mse")
+    x, y = np.ones((8, 6), "float32"), np.ones((8, 1), "float32")
+    losses = model.fit(x, y, batch_size=4, epochs=3, verbose=0).history["loss"]
+    assert len(traces) == 1 and losses[-1] < losses[0]
+
+
+@only_tensorflow
+def test_slots_may_be_made_in_a_plain_graph():
+    import tensorflow as tf
+
+    with tf.Graph().as_default():
+        optimizer = ExtremeTensoring(0.1)
+        optimizer.build([keras.Variable(np.ones((4, 6)), name="kernel")])
+    assert optimizer.state_size == 2 + 2 + 2 + 3
 
 
 @only_tensorflow

@@ -78,8 +78,11 @@ def outer_sum(terms, fold: Fold):
         lead = tuple(values.shape[:-1])
         values = xp.reshape(values, (*lead, *shape))
         grid = values if grid is None else grid + values
-    grid = xp.broadcast_to(grid, (*lead, *(part.size for part in fold.parts)))
-    return xp.reshape(grid, (*lead, fold.cells))[..., : fold.size]
+    whole = (*lead, *(part.size for part in fold.parts))
+    if tuple(grid.shape) != whole:
+        grid = xp.broadcast_to(grid, whole)
+    vector = xp.reshape(grid, (*lead, fold.cells))
+    return vector if fold.cells == fold.size else vector[..., : fold.size]
 
 
 def outer_sum_at(terms, indices, fold: Fold):

@@ -9,13 +9,12 @@ import keras
 from keras import ops
 
 from extreme_tensoring_tf.gradients import check_gradient
-from extreme_tensoring_tf.gradients import is_sparse
 from extreme_tensoring_tf.groups import make_group
 from extreme_tensoring_tf.marginals import sums_in_blocks
 from extreme_tensoring_tf.matrix_view import MatrixView
 from extreme_tensoring_tf.slots import Slots
 from extreme_tensoring_tf.tensor_index import TensorIndex
-from extreme_tensoring_tf.update import LARGE
+from extreme_tensoring_tf.update import GROUP_ENTRIES
 from extreme_tensoring_tf.update import Member
 from extreme_tensoring_tf.update import Settings
 from extreme_tensoring_tf.update import alike
@@ -23,6 +22,7 @@ from extreme_tensoring_tf.update import take_step
 from extreme_tensoring_tf.variables import IS_TENSORFLOW
 from extreme_tensoring_tf.variables import assign
 from extreme_tensoring_tf.variables import check_dtype
+from extreme_tensoring_tf.variables import outside_of_traces
 from extreme_tensoring_tf.variables import path_of
 from extreme_tensoring_tf.variables import unique_paths
 
@@ -66,15 +66,16 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         for variable in variables:
             check_dtype(variable)
         indices = self.tensor_indices([(path_of(v), tuple(v.shape)) for v in variables])
-        super().build(variables)
-        self._slots = Slots(
-            self.add_variable,
-            unique_paths(variables),
-            variables,
-            indices,
-            self.settings(),
-            self.momentum_dtype,
-        )
+        with outside_of_traces():
+            super().build(variables)
+            self._slots = Slots(
+                self.add_variable,
+                unique_paths(variables),
+                variables,
+                indices,
+                self.settings(),
+                self.momentum_dtype,
+            )
         # Compiled programs. Not a tracked attribute: they are no part of a checkpoint.
         object.__setattr__(self, "_programs", {})
 
@@ -144,30 +145,35 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         settings = self.settings()
         if not clips:
             settings = dataclasses.replace(settings, clipnorm=0.0, global_clipnorm=0.0)
-        groups, positions = [], []
         members = self._members(gradients, variables)
         if not members:
             return []
-        most, large = (xla.AT_ONCE, math.inf) if compiles else (len(members), LARGE)
+        groups, positions = [], []
+        updates = self._slots.updates()
+        entries = xla.GROUP_ENTRIES if inside else GROUP_ENTRIES
         with sums_in_blocks() if inside else contextlib.nullcontext():
-            for group in alike(members, self._slots.indices, most, large):
-                positions.append([member.position for member in group])
-                arguments = (
-                    settings,
-                    self._slots.of(positions[-1]),
-                    [member.variable for member in group],
-                    [member.gradient for member in group],
-                    group[0].decays,
-                )
-                # Not a few rows: XLA may copy the variable to scatter them.
-                dense = not is_sparse(group[0].gradient)
-                if compiles and dense and xla.on_one_device(*arguments[1:3]):
-                    groups.append(xla.CompiledGroup(*arguments, self._programs))
-                else:
-                    groups.append(make_group(*arguments))
+            for kind in alike(members, self._slots.indices, entries):
+                compiled = compiles and xla.are_worth_a_program(sum(kind, []))
+                for group in kind:
+                    positions.append([member.position for member in group])
+                    arguments = (
+                        settings,
+                        self._slots.of(positions[-1], updates),
+                        [member.variable for member in group],
+                        [member.gradient for member in group],
+                        group[0].decays,
+                    )
+                    groups.append(self._group(compiled, *arguments))
             taken = take_step(groups, settings, learning_rate)
         self._slots.record(positions, [t.finite for t in taken])
         return taken
+
+    def _group(self, compiled, settings, slots, variables, gradients, decays):
+        """Returns a group, which is a compiled one if it can be."""
+        arguments = settings, slots, variables, gradients, decays
+        if compiled and xla.are_on_one_device(variables, slots):
+            return xla.CompiledGroup(*arguments, self._programs)
+        return make_group(*arguments)
 
     def _members(self, gradients, variables):
         """Returns a `Member` for every variable that has entries."""

@@ -7,13 +7,18 @@ embedding (`SparseGroup`), takes polar factors in place of statistics
 (`xla.CompiledGroup`).
 """
 
+import math
+
 from keras import ops
 
 from extreme_tensoring_tf.gradients import is_sparse
 from extreme_tensoring_tf.matrix_view import MatrixView
+from extreme_tensoring_tf.preconditioner import joined
+from extreme_tensoring_tf.preconditioner import squared_norms
 from extreme_tensoring_tf.preconditioner import squared_sums
 from extreme_tensoring_tf.slots import GroupSlots
 from extreme_tensoring_tf.slots import where
+from extreme_tensoring_tf.update import STACKED
 from extreme_tensoring_tf.update import Taken
 from extreme_tensoring_tf.variables import IS_TENSORFLOW
 from extreme_tensoring_tf.variables import assign
@@ -37,30 +42,46 @@ class Group:
     """
 
     row_ids = None  # a sparse gradient's rows of the view
-    # Whether it waits for the one before: TensorFlow would run them side by side, and
-    # have the temporary memory of all of them at once.
+    # Whether it waits for the one before: they would run side by side, and have the
+    # temporary memory of all of them at once.
     takes_turns = False
 
     def __init__(self, settings, slots, variables, gradients, decays):
         self.settings = settings
+        self.index = slots.index
         self.slots = slots
         self.variables = variables
         self.shape = tuple(variables[0].shape)
         self.decays = decays
-        self.matrices = self._matrices(gradients)
+        self.stacks = self._stacks(gradients)
 
-    def _matrices(self, gradients):
-        """Returns the gradients as matrices of the shape of the index's view."""
+    def _stacks(self, gradients):
+        """Returns the gradients as arrays (k_i, *view), in order.
+
+        Small ones are stacked. A large one is an array by itself, for it would be
+        copied, and so is one that has a full-size slot of its own.
+        """
         if is_sparse(gradients[0]):
             gradients = [sparse.dense(g, self.shape) for g in gradients]
-        view = self.slots.index.view
-        return [ops.reshape(ops.convert_to_tensor(g), view) for g in gradients]
+        view = self.index.view
+        by_itself = self.slots.momentums or self.slots.diagonals[0] is not None
+        if len(gradients) > 1 and math.prod(view) < STACKED and not by_itself:
+            stack = ops.stack([ops.convert_to_tensor(g) for g in gradients])
+            return [ops.reshape(stack, (len(gradients), *view))]
+        return [ops.reshape(ops.convert_to_tensor(g), (1, *view)) for g in gradients]
+
+    def wait_for(self, squared_norm):
+        """Has the group start after another one, a squared norm of which is known.
+
+        The gradients need it: XLA, which knows no order but of data, cannot tell that
+        what is added is 0.
+        """
+        zero = squared_norm < 0
+        self.stacks = [stack + ops.cast(zero, stack.dtype) for stack in self.stacks]
 
     def squared_sums(self):
-        """Returns the sums of squares over slices, one array (k, dim) per dim."""
-        return squared_sums(
-            self.matrices, self.slots.index, self.row_ids, self.slots.dtype
-        )
+        """Returns the sums of squares over slices; see `preconditioner.py`."""
+        return squared_sums(self.stacks, self.index, self.row_ids, self.slots.dtype)
 
     def step(self, learning_rate, sums=None, factor=None):
         """Updates statistics and variables.
@@ -75,45 +96,57 @@ class Group:
         """
         settings, slots = self.settings, self.slots
         sums = self.squared_sums() if sums is None else sums
-        squared_norms = ops.sum(sums[0], axis=1)  # every S_i adds up to it
+        norms = squared_norms(sums, self.index)
         if factor is not None:
-            squared = ops.expand_dims(ops.square(factor), 1)
-            sums = [s * squared for s in sums]
+            sums = sums * ops.expand_dims(ops.square(factor), 1)
         finite = None
         if settings.skip_nonfinite:
-            finite = ops.isfinite(ops.sum(sums[0], axis=1))
-        t = slots.updates()
-        statistics = slots.accumulate(sums, settings.beta_2, finite, t)
-        factors = settings.preconditioner.factors(statistics, slots.index, self.row_ids)
+            finite = ops.isfinite(norms if factor is None else norms * factor)
+        statistics = slots.accumulate(sums, settings.beta_2, finite)
+        factors = settings.preconditioner.factors(statistics, self.index, self.row_ids)
         rate = ops.cast(learning_rate, slots.dtype)
-        for i, gradient in enumerate(self.matrices):
-            is_finite = None if finite is None else finite[i]
-            multiplier = None if factor is None else factor[i]
-            if settings.beta_1 or slots.diagonals[i] is not None:
-                gradient = ops.cast(gradient, slots.dtype)
-                if multiplier is not None:
-                    gradient, multiplier = gradient * multiplier, None
-                slots.accumulate_diagonal(i, gradient, is_finite)
-            if settings.beta_1:
-                gradient = slots.average_gradients(
-                    i, gradient, settings.beta_1, is_finite, t[i]
+        start = 0
+        for stack in self.stacks:
+            part = slice(start, start + stack.shape[0])
+            start = part.stop
+            is_finite = None if finite is None else finite[part]
+            multiplier = None if factor is None else factor[part]
+            if settings.beta_1 or slots.diagonals[part.start] is not None:
+                stack, multiplier = (
+                    self._averaged(part.start, stack, is_finite, multiplier),
+                    None,
                 )
-            step = factors[i].scale(gradient, rate, multiplier)
-            self._subtract(self.variables[i], step, rate, is_finite)
-        return Taken(squared_norms, finite)
+            steps = factors[part].scale(stack, rate, multiplier)
+            self._subtract(self.variables[part], steps, rate, is_finite)
+        return Taken(norms, finite)
 
-    def _subtract(self, variable, step, rate, is_finite):
-        """Writes the step, and weight decay with it, into a variable."""
+    def _averaged(self, i, stack, is_finite, multiplier):
+        """Returns the average gradient of variable i, and keeps its full-size slots."""
+        slots = self.slots
+        gradient = ops.cast(stack, slots.dtype)
+        if multiplier is not None:
+            gradient = gradient * multiplier
+        slots.accumulate_diagonal(i, gradient, is_finite)
+        if not self.settings.beta_1:
+            return gradient
+        return slots.average_gradients(i, gradient, self.settings.beta_1, is_finite)
+
+    def _subtract(self, variables, steps, rate, is_finite):
+        """Writes the steps (k_i, *view), and weight decay with them, into variables."""
         dtype = self.slots.dtype
-        step = ops.reshape(step, self.shape)
-        if self.decays:
-            value = ops.cast(tensor(variable), dtype)
-            step = step + value * (self.settings.weight_decay * rate)
-        step = where(is_finite, step, 0.0)
-        if dtype_of(variable) == dtype:
-            assign_sub(variable, step)
-        else:  # subtract before rounding to the variable's shorter dtype
-            assign(variable, ops.cast(tensor(variable), dtype) - step)
+        if len(variables) == 1:  # a reshape, where a slice might be a copy
+            steps = [ops.reshape(steps, self.shape)]
+        else:
+            steps = ops.unstack(ops.reshape(steps, (len(variables), *self.shape)))
+        for i, (variable, step) in enumerate(zip(variables, steps)):
+            if self.decays:
+                value = ops.cast(tensor(variable), dtype)
+                step = step + value * (self.settings.weight_decay * rate)
+            step = where(None if is_finite is None else is_finite[i], step, 0.0)
+            if dtype_of(variable) == dtype:
+                assign_sub(variable, step)
+            else:  # subtract before rounding to the variable's shorter dtype
+                assign(variable, ops.cast(tensor(variable), dtype) - step)
 
 
 class SparseGroup(Group):
@@ -122,15 +155,15 @@ class SparseGroup(Group):
     The other rows have a gradient of zero: statistics see it, and nothing moves.
     """
 
-    def _matrices(self, gradients):
+    def _stacks(self, gradients):
         self.slice_ids, self.row_ids, matrix = sparse.touched_rows(
-            gradients[0], self.slots.index, self.shape, self.slots.dtype
+            gradients[0], self.index, self.shape, self.slots.dtype
         )
-        return [matrix]
+        return [ops.expand_dims(matrix, 0)]
 
-    def _subtract(self, variable, step, rate, is_finite):
-        step = where(is_finite, step, 0.0)
-        assign_sub(variable, sparse.slices(step, self.slice_ids, self.shape))
+    def _subtract(self, variables, steps, rate, is_finite):
+        steps = where(is_finite, steps, 0.0)
+        assign_sub(variables[0], sparse.slices(steps, self.slice_ids, self.shape))
 
 
 class OrthogonalGroup(Group):
@@ -139,10 +172,9 @@ class OrthogonalGroup(Group):
     takes_turns = True
 
     def squared_sums(self):
-        """Returns the sums of squares, one array (k, 1)."""
-        dtype = self.slots.dtype
-        squares = [ops.sum(ops.square(ops.cast(m, dtype))) for m in self.matrices]
-        return [ops.expand_dims(ops.stack(squares), 1)]
+        """Returns the sums of squares (k, 1)."""
+        squares = [ops.square(ops.cast(s, self.slots.dtype)) for s in self.stacks]
+        return ops.expand_dims(joined([ops.sum(s, axis=(1, 2)) for s in squares]), 1)
 
     def step(self, learning_rate, sums=None, factor=None):
         """Updates variables, and momentum if there is any; see `Group.step`.
@@ -151,32 +183,31 @@ class OrthogonalGroup(Group):
         """
         settings, slots = self.settings, self.slots
         sums = self.squared_sums() if sums is None else sums
-        squared_norms = ops.sum(sums[0], axis=1)
-        gradients = [ops.cast(m, slots.dtype) for m in self.matrices]
+        gradients = joined([ops.cast(stack, slots.dtype) for stack in self.stacks])
         finite = None
         if settings.skip_nonfinite:
             # Not by the squares, which overflow where a polar factor does not.
-            finite = ops.stack([ops.all(ops.isfinite(m)) for m in self.matrices])
+            finite = ops.all(ops.isfinite(gradients), axis=(1, 2))
             if factor is not None:
                 finite = ops.logical_and(finite, ops.isfinite(factor))
         if settings.beta_1:
-            t = slots.updates()
-            for i, gradient in enumerate(gradients):
-                if factor is not None:
-                    gradient = gradient * factor[i]
-                gradients[i] = slots.average_gradients(
-                    i,
-                    gradient,
-                    settings.beta_1,
-                    None if finite is None else finite[i],
-                    t[i],
-                )
+            if factor is not None:
+                gradients = gradients * ops.reshape(factor, (-1, 1, 1))
+            gradients = ops.stack(
+                [
+                    slots.average_gradients(
+                        i,
+                        gradients[i],
+                        settings.beta_1,
+                        None if finite is None else finite[i],
+                    )
+                    for i in range(len(self.variables))
+                ]
+            )
         rate = ops.cast(learning_rate, slots.dtype)
-        steps = settings.orthogonalizer.direction(ops.stack(gradients)) * rate
-        for i, variable in enumerate(self.variables):
-            is_finite = None if finite is None else finite[i]
-            self._subtract(variable, steps[i], rate, is_finite)
-        return Taken(squared_norms, finite)
+        steps = settings.orthogonalizer.direction(gradients) * rate
+        self._subtract(self.variables, steps, rate, finite)
+        return Taken(squared_norms(sums, self.index), finite)
 
 
 def dense_group(settings, slots: GroupSlots, variables, gradients, decays) -> Group:

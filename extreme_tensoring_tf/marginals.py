@@ -1,4 +1,4 @@
-"""The one pass over the gradient sums the squares of a matrix by rows and by columns.
+"""The one pass over the gradient sums the squares of matrices by rows and by columns.
 
 How a sum is written decides its speed, and the best form differs per backend and
 device. That choice is kept here; the figures behind it are in
@@ -52,49 +52,50 @@ def sums_in_blocks():
         _in_blocks.reset(token)
 
 
-def row_and_col_sums(matrix, rows=True, cols=True, weights=None, dtype=None):
-    """Returns the sums of `matrix**2` over each row and over each column.
+def row_and_col_sums(stack, rows=True, cols=True, weights=None, dtype=None):
+    """Returns the sums of `stack**2` over the rows and the columns of each matrix.
 
     Args:
-        matrix: tensor of shape (m, n). On TensorFlow m may be unknown when traced.
+        stack: tensor of shape (k, m, n). On TensorFlow m may be unknown when traced.
         rows, cols: which of the two are wanted.
-        weights: None, or vector (n,) by which the row sums weigh columns.
-        dtype: of the sums. A loop casts block by block. None is the matrix' own.
+        weights: None, or (k, n), by which the row sums weigh columns.
+        dtype: of the sums. A loop casts block by block. None is the stack's own.
 
     Returns:
-        A vector of length m and a vector of length n; None where not wanted.
+        Arrays of shapes (k, m) and (k, n); None where not wanted.
     """
-    m, n = matrix.shape
+    k, m, n = stack.shape
     backend = keras.backend.backend()
-    dtype = keras.backend.standardize_dtype(dtype or matrix.dtype)
+    dtype = keras.backend.standardize_dtype(dtype or stack.dtype)
     jax_on_cpu = _on_cpu("jax")
     may_loop = _in_blocks.get() or (jax_on_cpu and weights is not None)
-    if may_loop and m is not None and min(m, n) > 1:
+    if may_loop and k == 1 and m is not None and min(m, n) > 1:
         block = max(8, _BLOCK_BYTES[backend] // (n * np.dtype(dtype).itemsize))
         if m >= 2 * block:
-            return _loop(matrix, rows, cols, weights, dtype, block)
+            return _loop(stack, rows, cols, weights, dtype, block)
     if jax_on_cpu:
-        return _apart(matrix, rows, cols, weights, dtype)
-    return _plain(matrix, rows, cols, weights, dtype)
+        return _apart(stack, rows, cols, weights, dtype)
+    return _plain(stack, rows, cols, weights, dtype)
 
 
-def _plain(matrix, rows, cols, weights, dtype):
+def _plain(stack, rows, cols, weights, dtype):
     """Returns what `row_and_col_sums` does, from all squares at once."""
-    m, n = matrix.shape
-    squares = ops.square(ops.cast(matrix, dtype))
+    k, m, n = stack.shape
+    squares = ops.square(ops.cast(stack, dtype))
     row_sums = col_sums = None
     if rows:
-        if weights is not None and n > _LONGEST_ROW:
-            row_sums = _row_sums(squares * weights, None)
-        else:
-            row_sums = _row_sums(squares, weights)
+        matrix = squares
+        if weights is not None and (k > 1 or n > _LONGEST_ROW):
+            matrix, weights = squares * ops.expand_dims(weights, 1), None
+        row_sums = _row_sums(ops.reshape(matrix, (-1, n)), weights)
+        row_sums = ops.reshape(row_sums, (k, -1))
     if cols:
-        col_sums = ops.reshape(squares, (n,)) if m == 1 else ops.sum(squares, axis=0)
+        col_sums = ops.reshape(squares, (k, n)) if m == 1 else ops.sum(squares, axis=1)
     return row_sums, col_sums
 
 
 def _row_sums(matrix, weights):
-    """Returns the sums over rows, each entry times the weight of its column."""
+    """Returns the sums over rows, each entry times the weight (1, n) of its column."""
     n = matrix.shape[1]
     if n == 1 and weights is None:
         return ops.reshape(matrix, (-1,))
@@ -109,11 +110,11 @@ def _row_sums(matrix, weights):
         # XLA sums rows 2.5 times faster as a dot. Not on a GPU, where TensorFlow
         # may round the factors of a dot to TensorFloat-32.
         ones = ops.ones((n,), dtype=matrix.dtype)
-        return ops.matmul(matrix, ones if weights is None else weights)
+        return ops.matmul(matrix, ones if weights is None else weights[0])
     return ops.sum(matrix if weights is None else matrix * weights, axis=1)
 
 
-def _apart(matrix, rows, cols, weights, dtype):
+def _apart(stack, rows, cols, weights, dtype):
     """Returns what `_plain` does, each sum fused with nothing else.
 
     JAX on the CPU has fast kernels for a sum of squares by itself. Fused with the
@@ -123,33 +124,33 @@ def _apart(matrix, rows, cols, weights, dtype):
 
     row_sums = col_sums = None
     if rows:
-        matrix = lax.optimization_barrier(matrix)
-        row_sums, _ = _plain(matrix, True, False, weights, dtype)
-        matrix, row_sums = lax.optimization_barrier((matrix, row_sums))
+        stack = lax.optimization_barrier(stack)
+        row_sums, _ = _plain(stack, True, False, weights, dtype)
+        stack, row_sums = lax.optimization_barrier((stack, row_sums))
     if cols:
-        matrix = lax.optimization_barrier(matrix)
-        _, col_sums = _plain(matrix, False, True, None, dtype)
+        stack = lax.optimization_barrier(stack)
+        _, col_sums = _plain(stack, False, True, None, dtype)
         col_sums = lax.optimization_barrier(col_sums)
     return row_sums, col_sums
 
 
-def _loop(matrix, rows, cols, weights, dtype, block):
-    """Returns what `_plain` does, from blocks of rows and the rows that are left."""
-    m, n = matrix.shape
+def _loop(stack, rows, cols, weights, dtype, block):
+    """Returns what `_plain` does for one matrix: blocks of rows, and what is left."""
+    _, m, n = stack.shape
     count = m // block
 
     def add(part, start, row_sums, col_sums):
         r, c = _plain(part, rows, cols, weights, dtype)
         if rows:
-            row_sums = ops.slice_update(row_sums, [start], r)
+            row_sums = ops.slice_update(row_sums, [0, start], r)
         return row_sums, col_sums + c if cols else col_sums
 
     def body(i, sums):
-        part = ops.slice(matrix, [i * block, 0], [block, n])
+        part = ops.slice(stack, [0, i * block, 0], [1, block, n])
         return add(part, i * block, *sums)
 
-    sums = ops.zeros((m if rows else 1,), dtype), ops.zeros((n if cols else 1,), dtype)
+    sums = ops.zeros((1, m if rows else 1), dtype), ops.zeros((1, n), dtype)
     sums = ops.fori_loop(0, count, body, sums)
     if m > count * block:
-        sums = add(matrix[count * block :], count * block, *sums)
+        sums = add(stack[:, count * block :], count * block, *sums)
     return sums[0] if rows else None, sums[1] if cols else None

@@ -10,6 +10,7 @@ from extreme_tensoring_tf.marginals import sums_in_blocks
 # A block has 64 KB and 8 rows or more: no loop, whole blocks, one row left, blocks
 # of 8 rows with 3 left, vectors. Rows past 16,384 entries are summed in parts.
 SHAPES = [(7, 5), (64, 512), (65, 512), (19, 40_000), (1, 700_001), (70_000, 1)]
+STACKS = [(1, *shape) for shape in SHAPES] + [(3, 7, 5), (2, 3, 20_000), (4, 1, 9)]
 
 
 def in_a_program(function):
@@ -22,31 +23,33 @@ def in_a_program(function):
 
 @pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", STACKS)
 def test_sums(shape, weighted, wanted):
     rng = np.random.default_rng(0)
-    matrix = rng.normal(size=shape).astype("float32")
+    k, m, n = shape
+    stack = rng.normal(size=shape).astype("float32")
     weights = None
     if weighted:
-        weights = keras.ops.convert_to_tensor(rng.random(shape[1]).astype("float32"))
+        weights = keras.ops.convert_to_tensor(rng.random((k, n)).astype("float32"))
     rows, cols = wanted
 
     @in_a_program
-    def sums(matrix):
+    def sums(stack):
         with sums_in_blocks():
-            return row_and_col_sums(matrix, rows, cols, weights)
+            return row_and_col_sums(stack, rows, cols, weights)
 
-    row_sums, col_sums = sums(keras.ops.convert_to_tensor(matrix))
-    squares = matrix.astype("float64") ** 2
+    row_sums, col_sums = sums(keras.ops.convert_to_tensor(stack))
+    squares = stack.astype("float64") ** 2
     assert (row_sums is None) != rows and (col_sums is None) != cols
     if rows:
-        expected = squares.sum(1)
+        expected = squares.sum(2)
         if weighted:
-            expected = squares @ keras.ops.convert_to_numpy(weights)
+            weights = keras.ops.convert_to_numpy(weights)
+            expected = (squares * weights[:, None]).sum(2)
         np.testing.assert_allclose(
             keras.ops.convert_to_numpy(row_sums), expected, rtol=2e-6
         )
     if cols:
         np.testing.assert_allclose(
-            keras.ops.convert_to_numpy(col_sums), squares.sum(0), rtol=2e-6
+            keras.ops.convert_to_numpy(col_sums), squares.sum(1), rtol=2e-6
         )

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import numbers
+import typing
 
 import numpy as np
 from keras import ops
@@ -117,30 +118,47 @@ def polar_factors(matrices, steps: int, damping: float = 0.0):
     transposed = ops.swapaxes(matrices, -2, -1)
     wide = rows <= cols
     gram = ops.matmul(*((matrices, transposed) if wide else (transposed, matrices)))
-    identity = ops.eye(size, dtype=matrices.dtype)
-    trace = ops.sum(gram * identity, axis=(-2, -1), keepdims=True)
+    trace = ops.sum(ops.square(matrices), axis=(-2, -1), keepdims=True)
     trace = ops.where(trace > 0, trace, 1) * (1 + damping)
-    gram = gram / trace + identity * (damping / (size * (1 + damping)))
-    smallest = max(SMALLEST, math.sqrt(damping / (size * (1 + damping))))
-    root = inverse_root(gram, identity, coefficients(steps, smallest))
-    root = root * ops.rsqrt(trace)
-    return ops.matmul(root, matrices) if wide else ops.matmul(matrices, root)
+    shift = damping / (size * (1 + damping))
+    smallest = max(SMALLEST, math.sqrt(shift))
+    root = inverse_root(Shifted(shift, gram / trace), coefficients(steps, smallest))
+    directions = ops.matmul(*((root.rest, matrices) if wide else (matrices, root.rest)))
+    return (root.shift * matrices + directions) * ops.rsqrt(trace)
 
 
-def inverse_root(gram, identity, polynomials):
+class Shifted(typing.NamedTuple):
+    """The matrices shift * I + rest: no identity is ever held as an array."""
+
+    shift: float
+    rest: typing.Any  # tensor (..., m, m)
+
+    def times(self, other: "Shifted") -> "Shifted":
+        """Returns the product with other matrices."""
+        rest = self.shift * other.rest + other.shift * self.rest
+        rest = rest + ops.matmul(self.rest, other.rest)
+        return Shifted(self.shift * other.shift, rest)
+
+    def polynomial(self, a, b, c) -> "Shifted":
+        """Returns a I + b A + c A^2, A being these matrices."""
+        square = self.times(self)
+        shift = a + b * self.shift + c * square.shift
+        return Shifted(shift, b * self.rest + c * square.rest)
+
+
+def inverse_root(gram: Shifted, polynomials) -> Shifted:
     """Returns nearly A^(-1/2) for symmetric matrices A whose eigenvalues are in [0, 1].
 
     Args:
-        gram: tensor (..., m, m), the matrices A.
-        identity: the identity of m rows.
+        gram: the matrices A.
         polynomials: (a, b, c) of each step, for singular values, roots of eigenvalues.
     """
-    root = None
-    for step, (a, b, c) in enumerate(polynomials, start=1):
-        factor = a * identity + b * gram + c * ops.matmul(gram, gram)
-        root = factor if root is None else ops.matmul(factor, root)
-        if step < len(polynomials):
-            gram = ops.matmul(factor, ops.matmul(factor, gram))
+    root = gram.polynomial(*polynomials[0])
+    factor = root
+    for coefficients_of_step in polynomials[1:]:
+        gram = factor.times(factor.times(gram))
+        factor = gram.polynomial(*coefficients_of_step)
+        root = factor.times(root)
     return root
 
 

@@ -10,9 +10,9 @@ Every S_i is a sum of squares over slices of the variable. A slice is a set of
 whole rows or of whole columns, so the row sums and the column sums of g**2 hold
 all of them. Likewise the preconditioner is the outer product of a row vector and
 a column vector. So a step reads the gradient twice, and every root, power and
-sum of p logarithms is taken on short vectors. A model has many variables of one
-shape: their short vectors are stacked, (k, d_i) for k variables, for an operation
-on a short vector costs what starting it costs.
+sum of p logarithms is taken on short vectors. An operation on a short vector costs
+what starting it costs, and what compiling it costs: those of the p dims are held side
+by side, and those of k variables alike are stacked, (k, d_1 + ... + d_p).
 
 With `row_ids`, and k = 1, the matrix holds some rows of the view only, the others
 being zero (sparse gradients). Then everything costs what those rows cost.
@@ -31,77 +31,87 @@ from extreme_tensoring_tf.marginals import row_and_col_sums
 from extreme_tensoring_tf.tensor_index import TensorIndex
 
 
-def squared_sums(matrices, index: TensorIndex, row_ids=None, dtype=None) -> list:
-    """Returns the sums of squares over slices, one array per dim of `index`.
+def squared_sums(stacks, index: TensorIndex, row_ids=None, dtype=None):
+    """Returns the sums of squares over slices, those of all dims one after the other.
 
     S_i[j] = sum over I with I_i = j of g[I]**2 (Algorithm 1, line 5).
 
     Args:
-        matrices: k gradients of shape `index.view`, or the rows `row_ids` of one.
+        stacks: list of gradients of shape (k_i, *index.view); or one of shape
+            (1, rows, index.view[1]) with the rows `row_ids`.
         index: a `tensor_index.TensorIndex`.
-        row_ids: None, or int vector: the rows of the view that the matrix holds.
-        dtype: of the sums; None is that of the matrices.
+        row_ids: None, or int vector: the rows of the view that the stack holds.
+        dtype: of the sums; None is that of the stacks.
 
     Returns:
-        A list of arrays of shapes (k, dim), in the order of `index.dims`.
+        An array of shape (k, index.state_size), k being the sum of the k_i.
     """
-    if not (index.rows.dims or index.cols.dims):
-        rows = [row_and_col_sums(m, cols=False, dtype=dtype)[0] for m in matrices]
-        return [ops.expand_dims(ops.stack([ops.sum(r) for r in rows]), 1)]
-    rows, cols = zip(
-        *(
-            row_and_col_sums(
-                matrix, bool(index.rows.dims), bool(index.cols.dims), dtype=dtype
-            )
-            for matrix in matrices
-        )
-    )
+    scalar = not (index.rows.dims or index.cols.dims)
+    wanted = {"rows": scalar or bool(index.rows.dims), "cols": bool(index.cols.dims)}
+    rows, cols = zip(*(row_and_col_sums(s, **wanted, dtype=dtype) for s in stacks))
+    if scalar:
+        return joined([ops.sum(r, axis=1, keepdims=True) for r in rows], axis=0)
     sums = []
     if row_ids is not None:
-        at = folding.slice_sums_at(rows[0], row_ids, index.rows)
+        at = folding.slice_sums_at(rows[0][0], row_ids, index.rows)
         sums += [ops.expand_dims(s, 0) for s in at]
     elif index.rows.dims:
-        sums += folding.slice_sums(ops.stack(rows), index.rows)
+        sums += folding.slice_sums(joined(rows, axis=0), index.rows)
     if index.cols.dims:
-        sums += folding.slice_sums(ops.stack(cols), index.cols)
-    return sums
+        sums += folding.slice_sums(joined(cols, axis=0), index.cols)
+    return joined(sums, axis=1)
+
+
+def squared_norms(sums, index):
+    """Returns the sums (k,) over all entries: the slices of any dim add up to them.
+
+    Args:
+        sums: what `squared_sums` returns; or (k, 1), the sums themselves.
+        index: a `TensorIndex`; or a `MatrixView`, which has no dims.
+    """
+    return ops.sum(sums[:, : index.dims[0]] if index.dims else sums, axis=1)
+
+
+def joined(arrays, axis=0):
+    """Returns arrays put together along an axis."""
+    return arrays[0] if len(arrays) == 1 else ops.concatenate(arrays, axis=axis)
 
 
 @functools.cache
-def slice_counts(index: TensorIndex) -> list[np.ndarray]:
-    """Returns the entries of the variable in each slice, one array per dim of `index`.
+def slice_counts(index: TensorIndex) -> np.ndarray:
+    """Returns the entries of the variable in each slice, of shape (index.state_size,).
 
-    Padding is not counted. Arrays are float64 NumPy: they are constants, counted
+    Padding is not counted. The array is float64 NumPy: it is a constant, counted
     once and not at every uncompiled step.
     """
     m, n = index.view
     if not (index.rows.dims or index.cols.dims):
-        return [np.array([float(m * n)])]
+        return np.array([float(m * n)])
     rows = folding.slice_sums(np.full(m, float(n)), index.rows)
-    return rows + folding.slice_sums(np.full(n, float(m)), index.cols)
+    cols = folding.slice_sums(np.full(n, float(m)), index.cols)
+    return np.concatenate(rows + cols)
 
 
-def geometric_mean_logs(statistics, scale, epsilon: float) -> list:
-    """Returns the logarithms of the factors of Algorithm 1, one vector per dim.
+def geometric_mean_logs(statistics, scale, epsilon: float, p: int):
+    """Returns the logarithms of the factors of Algorithm 1.
 
     delta[I] = prod_i (epsilon + S_i[I_i]) ** (-1 / (2 p))
              = scale ** (-1/2) * exp(sum_i logs_i[I_i])
 
     where
-        S_i: the statistics, one vector per dim,
+        S_i: the statistics, (k, dim) per dim, given and returned side by side,
         p: the number of dims,
         epsilon: in the units of g**2, whatever p is,
-        scale: any positive scalar in those units; one near the S_i keeps the
+        scale: any positive numbers (k, 1) in those units; some near the S_i keep the
             logarithms small, and so exact.
 
     A float32 product of p sums would over- or underflow; a sum of p logarithms
     does not. Source: arXiv 1902.04620, Algorithm 1, line 6.
     """
-    exponent = -0.5 / len(statistics)
-    return [_log_ratio(s, epsilon, scale) * exponent for s in statistics]
+    return _log_ratio(statistics, epsilon, scale) * (-0.5 / p)
 
 
-def rank_one_logs(means, scale, epsilon: float) -> list:
+def rank_one_logs(means, scale, epsilon: float, p: int):
     """Returns the logarithms of the factors of the product closest to g**2.
 
     delta[I] = v[I] ** (-1/2),  v[I] = prod_i (M_i[I_i] + e) / (M + e) ** (p - 1)
@@ -115,7 +125,7 @@ def rank_one_logs(means, scale, epsilon: float) -> list:
     It is the rank-one tensor closest to the true second moment in KL divergence,
     Adafactor's estimate for p = 2. Source: beyond the paper.
     """
-    return [_log_ratio(m, epsilon, scale) * -0.5 for m in means]
+    return _log_ratio(means, epsilon, scale) * -0.5
 
 
 def literal_geometric_mean(row, col, p, epsilon):
@@ -127,17 +137,16 @@ def literal_geometric_mean(row, col, p, epsilon):
     space. Source: arXiv 1902.04620, Algorithm 1, line 6.
 
     Args:
-        row, col: vectors whose outer sum is sum_i log S_i[I_i], or None for 0.
+        row, col: (k, m) and (k, n), whose outer sum is sum_i log S_i[I_i]; None for 0.
         p: the number of dims.
         epsilon: above 0, in the units of g**(2 p).
 
     Returns:
-        A tensor that broadcasts to the matrix.
+        A tensor that broadcasts to (k, m, n).
     """
-    if row is None:
-        log_product = col
-    else:
-        log_product = ops.expand_dims(row, 1) + (0.0 if col is None else col)
+    terms = [] if row is None else [ops.expand_dims(row, 2)]
+    terms += [] if col is None else [ops.expand_dims(col, 1)]
+    log_product = sum(terms[1:], terms[0])
     log_epsilon = ops.convert_to_tensor(np.log(epsilon), dtype=log_product.dtype)
     # log(epsilon + product). Only the product can be 0, its logarithm -inf.
     log_sum = ops.maximum(log_product, log_epsilon) + ops.log1p(
@@ -159,9 +168,10 @@ def _log_ratio(statistic, epsilon, scale):
 
 def _row_and_col(logs, index, row_ids=None):
     """Returns row and column vectors that add up the logarithms of the factors."""
-    logs = iter(logs)
     if not (index.rows.dims or index.cols.dims):
-        return None, next(logs)  # shape (k, 1): broadcasts over the columns
+        return None, logs  # shape (k, 1): broadcasts over the columns
+    ends = np.cumsum(index.dims[:-1]).tolist()
+    logs = iter(ops.split(logs, ends, axis=1) if ends else [logs])
     if row_ids is None:
         row = folding.outer_sum(logs, index.rows)
     else:
@@ -227,27 +237,24 @@ class Preconditioner:
                 '`preconditioner="geometric_mean"`. Use "axis" with "rank_one".'
             )
 
-    def factors(self, sums, index: TensorIndex, row_ids=None) -> list[Factors]:
+    def factors(self, sums, index: TensorIndex, row_ids=None) -> Factors:
         """Returns the preconditioners of k variables, as short vectors.
 
         Args:
-            sums: the statistics S_i, bias-corrected, of shapes (k, dim).
+            sums: the statistics S_i side by side, bias-corrected: (k, state_size).
             index: a `tensor_index.TensorIndex`.
             row_ids: as in `squared_sums`.
-
-        Returns:
-            A list of k `Factors`.
         """
-        p = len(sums)
+        p = len(index.dims)
         statistics, scale = self._statistics(sums, index)
         if self.epsilon_placement == "product" and self.epsilon > 0:
-            row, col = _row_and_col([ops.log(s) for s in statistics], index, row_ids)
+            row, col = _row_and_col(ops.log(statistics), index, row_ids)
             literal = functools.partial(
                 literal_geometric_mean, p=p, epsilon=self.epsilon
             )
             root = ops.ones_like(scale)
         else:
-            logs = _LOGS[self.form](statistics, scale, self.epsilon)
+            logs = _LOGS[self.form](statistics, scale, self.epsilon, p)
             row, col = _row_and_col(logs, index, row_ids)
             # The exponential comes last on the short vectors: XLA does not fuse
             # it, nor what is before it, into the loop over the matrix.
@@ -256,24 +263,15 @@ class Preconditioner:
             literal = None
             root = ops.rsqrt(scale)  # of the scale, which the logarithms leave out
         size = math.prod(index.view)
-        return [
-            Factors(
-                None if row is None else row[i],
-                None if col is None else col[i],
-                root[i, 0],
-                size,
-                self.clip_threshold,
-                literal,
-            )
-            for i in range(sums[0].shape[0])
-        ]
+        root = ops.squeeze(root, 1)
+        return Factors(row, col, root, size, self.clip_threshold, literal)
 
     def _statistics(self, sums, index):
         """Returns S_i or M_i, and the like of the whole variable with epsilon added."""
-        total = ops.sum(sums[0], axis=1, keepdims=True)  # every S_i adds up to it
+        total = ops.expand_dims(squared_norms(sums, index), 1)
         if self.statistic == "mean" or self.form == "rank_one":
             counts = slice_counts(index)
-            sums = [s / ops.cast(n, s.dtype) for s, n in zip(sums, counts)]
+            sums = sums / ops.cast(counts, sums.dtype)
             total = total / math.prod(index.view)
         return sums, ops.where(total > 0, total + self.epsilon, 1)
 

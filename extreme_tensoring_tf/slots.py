@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from extreme_tensoring_tf.matrix_view import MatrixView
@@ -79,17 +80,26 @@ class Slots:
             name=f"{self._prefixes[position]}_diagonal",
         )
 
-    def of(self, positions: list[int]) -> "GroupSlots":
-        """Returns the `GroupSlots` of variables of one tensor index."""
-        counts = None if self.counters is None else ops.copy(tensor(self.counters))
+    def updates(self):
+        """Returns the number of this update of each variable, from 1; or None."""
+        if self.counters is None:
+            return None
+        return tensor(self.counters)[:, 0] + 1
+
+    def of(self, positions: list[int], updates) -> "GroupSlots":
+        """Returns the `GroupSlots` of variables of one tensor index.
+
+        Args:
+            positions: of the variables.
+            updates: what `updates` returns.
+        """
         return GroupSlots(
             self.indices[positions[0]],
             self._dtypes[positions[0]],
             [[raw(s) for s in self.statistics[p]] for p in positions],
             [raw(self.momentums[p]) for p in positions] if self.momentums else [],
             [raw(self.diagonals.get(p)) for p in positions],
-            counts,
-            ops.convert_to_tensor(positions, "int32"),
+            None if updates is None else ops.take(updates, positions),
         )
 
     def record(self, positions: list[list[int]], finite: list) -> None:
@@ -128,8 +138,7 @@ class GroupSlots:
     statistics: list  # k lists of vectors
     momentums: list  # k arrays, or empty
     diagonals: list  # k arrays or None
-    counts: Any  # tensor: `Slots.counters` before this step, or None
-    places: Any  # int32 (k,): rows of `counts`
+    updates: Any  # int32 (k,): the number of this update of each, from 1; or None
 
     @property
     def arrays(self) -> tuple:
@@ -137,37 +146,30 @@ class GroupSlots:
         names = [field.name for field in dataclasses.fields(self)]
         return tuple(getattr(self, name) for name in names[2:])
 
-    def updates(self):
-        """Returns t (k,), the number of this update of each variable, from 1."""
-        if self.counts is None:
-            return None
-        return ops.cast(ops.take(self.counts[:, 0], self.places) + 1, self.dtype)
-
-    def accumulate(self, sums, beta_2: float | None, finite, t) -> list:
+    def accumulate(self, sums, beta_2: float | None, finite):
         """Adds a step's sums to the statistics.
 
         Args:
-            sums: one array (k, dim) per dim of the index.
+            sums: (k, state_size), those of all dims of the index side by side.
             beta_2: None for sums, else the factor of the moving average.
             finite: None, or (k,): where it is false the statistics stay.
-            t: what `updates` returns.
 
         Returns:
-            The new statistics, of the shapes of `sums`, bias-corrected.
+            The new statistics, of the shape of `sums`, bias-corrected.
         """
-        keep, add = (1.0, 1.0) if beta_2 is None else (beta_2, 1.0 - beta_2)
-        finite = None if finite is None else ops.expand_dims(finite, 1)
-        accumulated = []
-        for slots, new in zip(zip(*self.statistics), sums):
-            old = ops.stack([tensor(s) for s in slots])
-            values = where(finite, keep * old + add * new, old)
-            for i, slot in enumerate(slots):
-                assign(slot, values[i])
-            accumulated.append(values)
+        slots = [slot for of_one in self.statistics for slot in of_one]
+        old = [tensor(slot) for slot in slots]
+        old = old[0] if len(old) == 1 else ops.concatenate(old)
+        old = ops.reshape(old, sums.shape)
+        new = old + sums if beta_2 is None else beta_2 * old + (1.0 - beta_2) * sums
+        new = where(finite, new, old)
+        ends = np.cumsum([slot.shape[0] for slot in slots[:-1]]).tolist()
+        flat = ops.reshape(new, (-1,))
+        for slot, value in zip(slots, ops.split(flat, ends) if ends else [flat]):
+            assign(slot, value)
         if beta_2 is None:
-            return accumulated
-        correction = ops.expand_dims(_bias_correction(beta_2, t), 1)
-        return [s / correction for s in accumulated]
+            return new
+        return new / ops.expand_dims(self._bias_correction(beta_2), 1)
 
     def accumulate_diagonal(self, i: int, gradient, finite) -> None:
         """Adds a gradient to AdaGrad's own sums of variable i, if these are watched."""
@@ -177,13 +179,24 @@ class GroupSlots:
         squares = ops.reshape(ops.square(gradient), tuple(diagonal.shape))
         assign(diagonal, tensor(diagonal) + where(finite, squares, 0.0))
 
-    def average_gradients(self, i: int, gradient, beta_1: float, finite, t):
-        """Returns the bias-corrected moving average of the gradients of variable i."""
+    def average_gradients(self, i: int, gradient, beta_1: float, finite):
+        """Returns the bias-corrected moving average of the gradients of variable i.
+
+        Args:
+            i: which of the k variables.
+            gradient: of any shape with the entries of the variable.
+            beta_1: the factor of the moving average.
+            finite: None, or a scalar: where it is false the average stays.
+        """
         slot = self.momentums[i]
         old = ops.reshape(ops.cast(tensor(slot), gradient.dtype), gradient.shape)
         new = where(finite, beta_1 * old + (1 - beta_1) * gradient, old)
         assign(slot, ops.reshape(new, tuple(slot.shape)))
-        return new / _bias_correction(beta_1, t)
+        return new / self._bias_correction(beta_1)[i]
+
+    def _bias_correction(self, beta):
+        """Returns 1 - beta**t (k,), without the cancellation of a beta near 1."""
+        return -ops.expm1(ops.cast(self.updates, self.dtype) * math.log(beta))
 
 
 def statistics_dtype(variable) -> str:
@@ -192,11 +205,17 @@ def statistics_dtype(variable) -> str:
     return dtype if dtype == "float64" else "float32"
 
 
-def _bias_correction(beta, t):
-    """Returns 1 - beta**t, without the cancellation that a beta near 1 would bring."""
-    return -ops.expm1(t * math.log(beta))
-
-
 def where(condition, new, old):
-    """Returns `new` where the condition holds, else `old`; None always holds."""
-    return new if condition is None else ops.where(condition, new, old)
+    """Returns `new` where the condition holds, else `old`; None always holds.
+
+    Args:
+        condition: None, a scalar, or (k,) for arrays of shape (k, ...).
+        new: an array.
+        old: an array of the same shape, or a number.
+    """
+    if condition is None:
+        return new
+    if len(condition.shape):
+        missing = len(new.shape) - len(condition.shape)
+        condition = ops.reshape(condition, (-1,) + (1,) * missing)
+    return ops.where(condition, new, old)

@@ -18,7 +18,7 @@ from extreme_tensoring_tf.gradients import is_sparse
 from extreme_tensoring_tf.matrix_view import MatrixView
 from extreme_tensoring_tf.newton_schulz import Orthogonalizer
 from extreme_tensoring_tf.preconditioner import Preconditioner
-from extreme_tensoring_tf.variables import after
+from extreme_tensoring_tf.preconditioner import squared_norms
 from extreme_tensoring_tf.variables import dtype_of
 
 
@@ -62,17 +62,19 @@ def take_step(groups, settings: Settings, learning_rate) -> list[Taken]:
     sums = factors = [None] * len(groups)
     if settings.clips_by_norm:
         sums = [group.squared_sums() for group in groups]
-        factors = clip_factors(settings, sums)
-    taken, last = [], []
+        norms = [squared_norms(s, group.index) for group, s in zip(groups, sums)]
+        factors = clip_factors(settings, norms)
+    taken, last = [], None
     for group, own_sums, factor in zip(groups, sums, factors):
-        with after(last if group.takes_turns else []):
-            taken.append(group.step(learning_rate, own_sums, factor))
+        if group.takes_turns and last is not None:
+            group.wait_for(last.squared_norms[0])
+        taken.append(group.step(learning_rate, own_sums, factor))
         if group.takes_turns:
-            last = [taken[-1].squared_norms]
+            last = taken[-1]
     return taken
 
 
-def clip_factors(settings: Settings, sums) -> list:
+def clip_factors(settings: Settings, squares) -> list:
     """Returns the factors of `clipnorm` or `global_clipnorm`, (k,) for each group.
 
     A gradient that is not finite makes its factor nan, as in Keras: with the global
@@ -80,9 +82,8 @@ def clip_factors(settings: Settings, sums) -> list:
 
     Args:
         settings: a `Settings`, with one of the two.
-        sums: `Group.squared_sums()` of every group.
+        squares: the squared norms (k,) of the gradients of every group.
     """
-    squares = [ops.sum(of_group[0], axis=1) for of_group in sums]
     if not settings.clipnorm:
         total = ops.sum(ops.stack([ops.sum(s) for s in squares]))
         squares = [ops.broadcast_to(ops.cast(total, s.dtype), s.shape) for s in squares]
@@ -105,40 +106,57 @@ class Member:
     watched: bool  # whether AdaGrad's sums are kept beside its statistics
 
 
-# Entries of a variable that is a group by itself, unless programs are compiled for it.
-LARGE = 2**16
+# Variables of fewer entries are stacked, gradients and all: what an update of theirs
+# costs is starting its operations.
+STACKED = 2**14
+# A group has at most so many entries, or one variable: a gradient waits for its group
+# alone. And at most so many variables, if these are not stacked.
+GROUP_ENTRIES = 2**20
+GROUP_VARIABLES = 8
+# A matrix of so many entries that is orthogonalized is by itself: it takes memory, too.
+ORTHOGONALIZED_ALONE = 2**16
 
 
-def alike(members, indices, most: int, large: float) -> list[list[Member]]:
-    """Returns lists of members that are updated together.
+def alike(members, indices, entries=GROUP_ENTRIES) -> list[list[list[Member]]]:
+    """Returns members that are alike, each list of these cut into groups.
 
     They share tensor index, shape and dtype, and whether they are decayed or watched.
 
     Args:
         members: list of `Member`.
         indices: the tensor indices of all variables, by position.
-        most: members of a list, at most.
-        large: entries from which a variable is by itself: stacking saves nothing
-            there, and its gradient would wait for those of the others. A matrix that
-            is orthogonalized is so from `LARGE` on, for it takes memory, too.
+        entries: of a group, at most.
     """
     groups = {}
     for member in members:
         shape = tuple(member.variable.shape)
-        index = indices[member.position]
-        least = min(large, LARGE) if isinstance(index, MatrixView) else large
-        alone = is_sparse(member.gradient) or math.prod(shape) >= least
         key = (
-            index,
+            indices[member.position],
             shape,
             dtype_of(member.variable),
             member.decays,
             member.watched,
-            member.position if alone else None,
+            member.position if is_sparse(member.gradient) else None,
         )
         groups.setdefault(key, []).append(member)
     return [
-        group[start : start + most]
-        for group in groups.values()
-        for start in range(0, len(group), most)
+        _cut(group, _most(index, math.prod(shape), entries))
+        for (index, shape, *_), group in groups.items()
     ]
+
+
+def _most(index, size, entries):
+    """Returns how many variables of an index and a size are updated together."""
+    if isinstance(index, MatrixView) and size >= ORTHOGONALIZED_ALONE:
+        return 1
+    most = max(1, entries // size)
+    return most if size < STACKED else min(most, GROUP_VARIABLES)
+
+
+def _cut(members, most):
+    """Returns as few parts as there can be, as even as they can be.
+
+    Parts of one size share a program.
+    """
+    size = math.ceil(len(members) / math.ceil(len(members) / most))
+    return [members[start : start + size] for start in range(0, len(members), size)]

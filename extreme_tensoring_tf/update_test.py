@@ -6,8 +6,12 @@ import pytest
 from keras import ops
 
 from extreme_tensoring_tf import ExtremeTensoring
+from extreme_tensoring_tf.tensor_index import index_from_level
+from extreme_tensoring_tf.update import Member
+from extreme_tensoring_tf.update import alike
 
-SHAPES = [(6, 8), (6, 8), (8,), (), (65, 300)]
+# Two variables that are stacked, and two that are updated together and are not.
+SHAPES = [(6, 8), (6, 8), (8,), (), (65, 300), (65, 300)]
 CLIPPINGS = [{"clipnorm": 1.0}, {"global_clipnorm": 2.0}, {"clipvalue": 0.3}, {}]
 FORMS = [{}, {"beta_1": 0.9}, {"preconditioner": "rank_one", "clip_threshold": 1.0}]
 
@@ -77,7 +81,7 @@ def test_a_skipped_variable_does_not_decay(bad):
     optimizer, values = run(ExtremeTensoring, [batch])
     np.testing.assert_array_equal(values[0], np.ones(SHAPES[0]))
     assert all((v != 1).any() for v in values[1:])
-    assert list(optimizer.skipped_updates.values()) == [1, 0, 0, 0, 0]
+    assert list(optimizer.skipped_updates.values()) == [1, 0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -112,3 +116,43 @@ def test_a_program_for_each_shape_serves_all_rates_and_steps():
         optimizer.learning_rate = 0.1 * (step + 1)
         optimizer.apply([ops.convert_to_tensor(g) for g in batch], variables)
     assert len(optimizer._programs) == 4
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow")
+def test_programs_are_for_what_is_worth_compiling(monkeypatch):
+    """Sixteen matrices of 2**16 entries share programs; no small variable has one."""
+    from extreme_tensoring_tf import xla
+
+    monkeypatch.setattr(xla, "WORTH_COMPILING", 2**20)
+    shapes = [(256, 256)] * 16 + [(256,)] * 20 + [(96, 96)] * 5
+    variables = [keras.Variable(np.ones(s, "float32")) for s in shapes]
+    optimizer = ExtremeTensoring(0.1)
+    optimizer.apply([ops.ones(s) for s in shapes], variables)
+    assert len(optimizer._programs) == 1
+    for variable in variables:
+        np.testing.assert_allclose(ops.convert_to_numpy(variable), 0.9, rtol=1e-5)
+
+
+def members(count, shape):
+    return [
+        Member(i, keras.Variable(np.ones(shape, "float32")), ops.ones(shape), 0, 0)
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    "count, shape, sizes",
+    [
+        (40, (64,), [40]),  # small: all at once
+        (6, (512, 512), [3, 3]),  # four would be 2**20 entries: as even as can be
+        (3, (1024, 1024), [1, 1, 1]),  # large: each by itself
+        (9, (128, 128), [5, 4]),  # not stacked: eight at most
+    ],
+)
+def test_how_many_are_updated_together(count, shape, sizes):
+    (kind,) = alike(members(count, shape), [index_from_level(shape, 2)] * count)
+    assert [len(group) for group in kind] == sizes
+    (whole,) = alike(
+        members(count, shape), [index_from_level(shape, 2)] * count, entries=2**30
+    )
+    assert len(whole) == -(-count // (8 if np.prod(shape) >= 2**14 else count))

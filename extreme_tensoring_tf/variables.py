@@ -67,13 +67,36 @@ def unique_paths(variables) -> list[str]:
     return names
 
 
-def after(tensors) -> contextlib.AbstractContextManager:
-    """Has TensorFlow, when it traces a function, start what follows after tensors."""
-    if not (IS_TENSORFLOW and tensors):
+def outside_of_traces() -> contextlib.AbstractContextManager:
+    """Has variables made at once, though TensorFlow traces a function now.
+
+    `fit` builds an optimizer in the trace of its first step. A variable that such a
+    trace makes costs ten milliseconds, for its first value becomes a graph, and the
+    whole step of the model is traced a second time: Adam's slots take half of its first
+    step so.
+    """
+    if not IS_TENSORFLOW:
         return contextlib.nullcontext()
     import tensorflow as tf
 
-    return tf.control_dependencies(tensors)
+    if tf.executing_eagerly() or tf.distribute.has_strategy():
+        return contextlib.nullcontext()
+    with tf.init_scope():
+        eager = tf.executing_eagerly()
+    return _eager_variables() if eager else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _eager_variables():
+    """Lifts the making of variables out of a trace and past its variable creators."""
+    import tensorflow as tf
+    from tensorflow.python.ops.resource_variable_ops import default_variable_creator_v2
+
+    def create(next_creator, **kwargs):
+        return default_variable_creator_v2(**kwargs)
+
+    with tf.init_scope(), tf.variable_creator_scope(create):
+        yield
 
 
 def assign(variable, value) -> None:

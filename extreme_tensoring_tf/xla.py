@@ -1,13 +1,15 @@
 """Groups as XLA programs (TensorFlow): the update is compiled though `fit` is not.
 
-A program takes its variables and slots as arguments, so that variables alike share
-it: a Transformer of any depth compiles what its different shapes need. It updates up
-to `AT_ONCE` of them in one launch, for a launch costs some tens of microseconds.
+A program takes its variables and slots as arguments, so that groups alike share it: a
+Transformer of any depth compiles what its different shapes need.
 """
+
+import math
 
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
+from extreme_tensoring_tf.gradients import is_sparse
 from extreme_tensoring_tf.groups import dense_group
 from extreme_tensoring_tf.marginals import sums_in_blocks
 from extreme_tensoring_tf.matrix_view import MatrixView
@@ -15,7 +17,11 @@ from extreme_tensoring_tf.slots import GroupSlots
 from extreme_tensoring_tf.variables import dtype_of
 from extreme_tensoring_tf.variables import raw
 
-AT_ONCE = 8
+# Entries of variables alike from which these are worth a program. Compiling one takes a
+# second. What it saves is passes over gradients: cheap as long as they stay in a cache.
+WORTH_COMPILING = 2**20
+# Entries of a group in somebody's program, at most: there each group is compiled.
+GROUP_ENTRIES = 2**23
 
 
 def inside_program() -> bool:
@@ -32,8 +38,15 @@ def is_distributed() -> bool:
     return tf.distribute.has_strategy()
 
 
-def on_one_device(slots, variables) -> bool:
-    """Returns whether variables and slots are on one device, as a program requires."""
+def are_worth_a_program(members) -> bool:
+    """Returns whether a program pays for variables alike, `update.Member`s."""
+    if is_sparse(members[0].gradient):
+        return False  # XLA may copy a variable to scatter a few rows into it
+    return len(members) * math.prod(members[0].variable.shape) >= WORTH_COMPILING
+
+
+def are_on_one_device(variables, slots) -> bool:
+    """Returns whether variables and `GroupSlots` are, as a program requires."""
     arrays = [*variables, *slots.momentums, *slots.diagonals]
     for statistics in slots.statistics:
         arrays += statistics
@@ -62,12 +75,18 @@ class CompiledGroup:
             tuple(map(dtype_of, self._arguments[1])),  # of each gradient
             slots.diagonals[0] is None,
         )
+        self.index = slots.index
         self._rate_dtype = slots.dtype
         self.takes_turns = isinstance(slots.index, MatrixView)
         self._programs = programs
+        self._earlier = []
+
+    def wait_for(self, squared_norm):
+        """Has the program start after another group; see `groups.Group`."""
+        self._earlier = [squared_norm]
 
     def squared_sums(self):
-        """Returns the sums of squares over slices, one array (k, dim) per dim."""
+        """Returns the sums of squares over slices; see `groups.Group`."""
         return self._run("squared_sums")
 
     def step(self, learning_rate, sums=None, factor=None):
@@ -83,7 +102,8 @@ class CompiledGroup:
             # One trace each. A `tf.function` would look for others at every call, and
             # warn of many.
             self._programs[key] = program.get_concrete_function(*self._arguments, *more)
-        return self._programs[key](*self._arguments, *more)
+        with tf.control_dependencies(self._earlier):
+            return self._programs[key](*self._arguments, *more)
 
 
 def _program(method, settings, index, dtype, decays):

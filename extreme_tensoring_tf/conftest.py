@@ -1,0 +1,17 @@
+"""Fixtures of the optimizer's tests."""
+
+import keras
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def programs_for_small_groups():
+    """Has `jit_compile=True` compile groups of any size: those of tests are small."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    from extreme_tensoring_tf import xla
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(xla, "WORTH_COMPILING", 0)
+        yield
