@@ -32,6 +32,8 @@ COMMANDS = {
     "sparse_step": "-m benchmarks.sparse_step",
     "fit_step": "-m benchmarks.fit_step --hparams_set=transformer_base "
     "--batch_size=512 --rounds=3 --steps=4 --optimizers=sgd,adam,et2",
+    "first_fit": "-m benchmarks.first_fit",
+    "fit_memory": "-m benchmarks.fit_memory",
     # What orthogonal steps cost: their share of a training step.
     "orthogonal_step": "-m benchmarks.fit_step --hparams_set=transformer_base "
     "--batch_size=4096 --vocab_size=32768 --rounds=5 --steps=1 "
