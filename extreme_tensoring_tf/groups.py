@@ -112,10 +112,8 @@ class Group:
             is_finite = None if finite is None else finite[part]
             multiplier = None if factor is None else factor[part]
             if settings.beta_1 or slots.diagonals[part.start] is not None:
-                stack, multiplier = (
-                    self._averaged(part.start, stack, is_finite, multiplier),
-                    None,
-                )
+                stack = self._averaged(part.start, stack, is_finite, multiplier)
+                multiplier = None
             steps = factors[part].scale(stack, rate, multiplier)
             self._subtract(self.variables[part], steps, rate, is_finite)
         return Taken(norms, finite)

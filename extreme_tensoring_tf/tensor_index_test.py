@@ -2,7 +2,6 @@ import math
 
 import pytest
 from hypothesis import given
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from extreme_tensoring_tf import tensor_index
@@ -54,7 +53,6 @@ def test_wrong_shape(shape):
         tensor_index(shape, 2)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 3000), max_size=4), st.integers(1, 4))
 def test_properties(shape, level):
     index = index_from_level(shape, level)

@@ -156,3 +156,27 @@ def test_how_many_are_updated_together(count, shape, sizes):
         members(count, shape), [index_from_level(shape, 2)] * count, entries=2**30
     )
     assert len(whole) == -(-count // (8 if np.prod(shape) >= 2**14 else count))
+
+
+@pytest.mark.parametrize("shape", [(12, 20), (130, 130), (9,)])
+@pytest.mark.parametrize(
+    "form", [{}, {"clipnorm": 0.3}, {"preconditioner": "rank_one"}]
+)
+def test_variables_updated_together_are_updated_as_if_alone(shape, form):
+    rng = np.random.default_rng(0)
+    values = [np.full(shape, i + 1, "float32") for i in range(3)]
+    together = [keras.Variable(v) for v in values]
+    alone = [keras.Variable(v) for v in values]
+    optimizer, *others = (
+        ExtremeTensoring.algorithm_1(0.1, jit_compile=False, **form) for _ in range(4)
+    )
+    for _ in range(3):
+        grads = [rng.normal(size=shape) * 10.0 ** (i - 1) for i in range(3)]
+        grads = [ops.convert_to_tensor(g.astype("float32")) for g in grads]
+        optimizer.apply(grads, together)
+        for other, gradient, variable in zip(others, grads, alone):
+            other.apply([gradient], [variable])
+    for a, b in zip(together, alone):
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(a), ops.convert_to_numpy(b), rtol=1e-5, atol=1e-6
+        )
