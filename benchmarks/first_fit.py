@@ -8,11 +8,11 @@ turn a process of its own; a figure is the fastest turn.
 """
 
 import json
-import subprocess
 import sys
 
 from absl import flags
 
+from benchmarks.measure import apart
 from benchmarks.measure import environment
 from benchmarks.measure import timed
 from trainer.bin import cli
@@ -31,10 +31,8 @@ def main(argv):
         return
     turns = {name: [] for name in _OPTIMIZERS.value}
     for name in _OPTIMIZERS.value * _ROUNDS.value:
-        command = [sys.executable, "-m", "benchmarks.first_fit", "--trial"]
-        command += [f"--optimizers={name}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        turns[name].append(json.loads(done.stdout.splitlines()[-1]))
+        turn = apart("benchmarks.first_fit", "--trial", f"--optimizers={name}")
+        turns[name].append(turn)
     print(f"EfficientNetB0, {environment()}\n")
     peer = "adam" if "adam" in turns else next(iter(turns))
     print(f"| optimizer | first fit s | / {peer} | a step after it, ms |")

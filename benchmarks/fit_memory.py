@@ -11,12 +11,13 @@ compiles is in it. A trial is a process of its own. Linux only.
 
 import json
 import os
-import subprocess
 import sys
 
 from absl import flags
 
+from benchmarks.measure import apart
 from benchmarks.measure import environment
+from benchmarks.measure import peak_resident_bytes
 from trainer.bin import cli
 
 _OPTIMIZERS = flags.DEFINE_list(
@@ -42,21 +43,13 @@ def main(argv):
 
 def slope(name, how):
     """Returns the growth of peak memory over that of parameters."""
-    few, many = (_trial_apart(name, layers, how) for layers in _LAYERS.value)
+    arguments = "benchmarks.fit_memory", f"--trial={how}", f"--optimizers={name}"
+    few, many = (apart(*arguments, f"--layers={n}") for n in _LAYERS.value)
     return (many["peak"] - few["peak"]) / (many["parameters"] - few["parameters"])
-
-
-def _trial_apart(name, layers, how):
-    command = [sys.executable, "-m", "benchmarks.fit_memory", f"--trial={how}"]
-    command += [f"--optimizers={name}", f"--layers={layers}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def trial(name, layers, how):
     """Returns parameters and peak memory of a model that took three steps."""
-    import resource
-
     # With oneDNN TensorFlow's allocator keeps what it once had.
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
     import keras
@@ -72,8 +65,7 @@ def trial(name, layers, how):
     model.compile(optimizer, "mse", jit_compile=jit_compile)
     x = np.ones((24, _WIDTH), "float32")
     model.fit(x, x, batch_size=8, verbose=0)
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"parameters": model.count_params(), "peak": peak}
+    return {"parameters": model.count_params(), "peak": peak_resident_bytes()}
 
 
 run = cli.entry_point(main, __doc__, __name__)

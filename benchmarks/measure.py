@@ -1,8 +1,11 @@
 """Measures time, bandwidth and memory, and names the machine."""
 
 import importlib
+import json
 import pathlib
 import platform
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -12,6 +15,24 @@ def timed(function):
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
+
+
+def apart(module, *arguments):
+    """Returns the figures that a module prints as JSON, run in a process of its own.
+
+    Raises:
+        subprocess.CalledProcessError: it failed, or was killed.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def peak_resident_bytes():
+    """Returns the most resident memory that this process had. Linux only."""
+    import resource
+
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def copy_bandwidth(megabytes=256, rounds=10):

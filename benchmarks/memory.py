@@ -14,7 +14,9 @@ import sys
 
 from absl import flags
 
+from benchmarks.measure import apart
 from benchmarks.measure import environment
+from benchmarks.measure import peak_resident_bytes
 from trainer.bin import cli
 
 _BUDGET = cli.DEFINE_size("budget", "4GB", "Resident memory: 4GB, 800MB.")
@@ -49,11 +51,16 @@ def largest(name, budget):
     fits, figures, too_many = 0, {}, _LAYERS.value + 1
     while too_many - fits > 1:
         layers = (fits + too_many) // 2
-        command = [sys.executable, "-m", "benchmarks.memory", f"--trial={layers}"]
-        command += [f"--optimizers={name}", f"--hidden_size={_HIDDEN.value}"]
-        command += [f"--vocab_size={_VOCAB.value}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        tried = json.loads(done.stdout.splitlines()[-1]) if not done.returncode else {}
+        try:
+            tried = apart(
+                "benchmarks.memory",
+                f"--trial={layers}",
+                f"--optimizers={name}",
+                f"--hidden_size={_HIDDEN.value}",
+                f"--vocab_size={_VOCAB.value}",
+            )
+        except subprocess.CalledProcessError:
+            tried = {}
         if tried and tried["peak"] <= budget:
             fits, figures = layers, tried
         else:  # too large, or killed for lack of memory
@@ -64,8 +71,6 @@ def largest(name, budget):
 
 def trial(name, layers):
     """Returns parameters and peak memory of a model that took two steps."""
-    import resource
-
     # With oneDNN TensorFlow's allocator keeps what it once had.
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
     import numpy as np
@@ -88,8 +93,7 @@ def trial(name, layers):
     model.compile(contestants.keras_optimizer(name), losses.SmoothedCrossEntropy())
     rows = np.random.default_rng(0).integers(2, _VOCAB.value, (2, _LENGTH), "int32")
     model.fit(rows, rows, batch_size=1, verbose=0)
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"parameters": model.count_params(), "peak": peak}
+    return {"parameters": model.count_params(), "peak": peak_resident_bytes()}
 
 
 run = cli.entry_point(main, __doc__, __name__)

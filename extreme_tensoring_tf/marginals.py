@@ -149,7 +149,8 @@ def _loop(stack, rows, cols, weights, dtype, block):
         part = ops.slice(stack, [0, i * block, 0], [1, block, n])
         return add(part, i * block, *sums)
 
-    sums = ops.zeros((1, m if rows else 1), dtype), ops.zeros((1, n), dtype)
+    shapes = (1, m if rows else 1), (1, n if cols else 1)
+    sums = tuple(ops.zeros(shape, dtype) for shape in shapes)
     sums = ops.fori_loop(0, count, body, sums)
     if m > count * block:
         sums = add(stack[:, count * block :], count * block, *sums)

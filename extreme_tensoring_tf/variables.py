@@ -72,8 +72,7 @@ def outside_of_traces() -> contextlib.AbstractContextManager:
 
     `fit` builds an optimizer in the trace of its first step. A variable that such a
     trace makes costs ten milliseconds, for its first value becomes a graph, and the
-    whole step of the model is traced a second time: Adam's slots take half of its first
-    step so.
+    whole step of the model is traced a second time.
     """
     if not IS_TENSORFLOW:
         return contextlib.nullcontext()
