@@ -128,7 +128,9 @@ def training_batches(
     if len(streams) > 1:
         weights = [len(bucket) * bucket.length for bucket in buckets]
         stream = grain.MapDataset.mix(streams, weights)
-    for batch in stream[start_step:].to_iter_dataset():
+    # Grain looks at every batch of its buffer, 500 by default, for each that it yields.
+    options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=16)
+    for batch in stream[start_step:].to_iter_dataset(options):
         yield batch, batch
 
 

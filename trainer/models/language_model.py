@@ -142,7 +142,17 @@ def training_model(model, label_smoothing, tokens):
         label_smoothing: see `losses.chunked_cross_entropy`.
         tokens: B * T, at most.
     """
-    return _ending_with(_Loss(model, tokens, label_smoothing), model)
+    return _ending_with(_Loss(model, tokens, label_smoothing), model, _Training)
+
+
+class _Training(keras.Model):
+    """Reports the loss of each step, where Keras reports a mean over the steps."""
+
+    def __init__(self, row, loss, name):
+        super().__init__(row, loss, name=name)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return {"loss": y_pred}
 
 
 def scoring_model(model, tokens):
@@ -158,9 +168,9 @@ def scoring_model(model, tokens):
     return _ending_with(_Scores(model, tokens), model)
 
 
-def _ending_with(last_layer, model):
+def _ending_with(last_layer, model, kind=keras.Model):
     (row,) = model.inputs
-    return keras.Model(row, last_layer(model.hidden, row), name=last_layer.name)
+    return kind(row, last_layer(model.hidden, row), name=last_layer.name)
 
 
 class _Ending(keras.layers.Layer):

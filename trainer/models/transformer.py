@@ -251,14 +251,15 @@ class TransformerLM(language_model.LanguageModel):
         dtype = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         row = keras.Input((None,), dtype="int32", name="targets")
         inputs, mask, positions = PackedRow(name="packed_row")(row)
+        # Rows are looked up in float32, whatever the policy: the gradient of a row is a
+        # sum over all places where its token stands.
         embedding = layers.ReversibleEmbedding(
             vocab_size,
             hidden_size,
             embeddings_initializer=keras.initializers.RandomNormal(
                 stddev=hidden_size**-0.5
             ),
-            reverse_dtype="float32",
-            dtype=dtype,
+            dtype="float32",
             name="embedding",
         )
         scale = layers.Rescaling(hidden_size**0.5, dtype=dtype, name="embedding_scale")

@@ -57,6 +57,21 @@ def test_order_within_a_sentence_matters(model):
     assert np.abs(left[2] - right[2]).max() > 1e-3
 
 
+def test_rows_of_the_embedding_are_looked_up_in_float32():
+    """So that their gradients, sums over all places of a token, are float32, too."""
+    hparams = HParams(num_hidden_layers=1, hidden_size=16, filter_size=32, num_heads=2)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        mixed = registry.models.get("transformer_lm")(hparams, VOCAB, LENGTH)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    looked_up = mixed.embedding(np.array([[5, 6]], "int32"))
+    dtypes = [
+        keras.backend.standardize_dtype(x.dtype) for x in (looked_up, mixed.hidden)
+    ]
+    assert dtypes == ["float32", "bfloat16"]
+
+
 def test_wrong_sizes():
     with pytest.raises(ValueError, match="multiple of 2"):
         HParams(hidden_size=20, num_heads=8)

@@ -171,25 +171,29 @@ class Checkpoints(Part):
         self._run = run
         self._output_dir = str(run.output_dir)
         self._saved = model
-        # The path of a checkpoint whose loss is not known yet.
-        self._unproven: pathlib.Path | None = None
+        # The path and the step of a checkpoint whose loss is not known yet.
+        self._unproven: tuple[pathlib.Path, int] | None = None
 
     def on_train_batch_end(self, batch, logs=None):
         state = self.state
-        if math.isfinite(state.loss):
-            self.close()
+        if self._unproven and state.loss_step > self._unproven[1]:
+            if math.isfinite(state.loss):
+                self.close()
         due = state.is_due(self._run.save_checkpoints_steps) or state.stopping
-        if not due or state.diverged_at:
+        if not due:
             return
         state.sync()
+        if state.diverged_at:
+            return
         try:
-            self._unproven = checkpoints.save(self._saved, self._output_dir, state.step)
+            path = checkpoints.save(self._saved, self._output_dir, state.step)
+            self._unproven = path, state.step
         except checkpoints.NotFinite:
             state.diverge()
 
     def close(self):
         if self._unproven and not math.isfinite(self.state.loss):
-            self._unproven.unlink()
+            self._unproven[0].unlink()
         elif self._unproven:
             checkpoints.keep_newest(self._output_dir, self._run.keep_checkpoint_max)
         self._unproven = None

@@ -9,6 +9,7 @@ import pytest
 from trainer.runs import checkpoints
 from trainer.training import divergence
 from trainer.training import loop
+from trainer.training import run_state
 from trainer.training.loop_test import run
 from trainer.training.monitoring_test import steps_of
 from trainer.training.monitoring_test import summaries
@@ -27,13 +28,20 @@ class Poison(keras.callbacks.Callback):
                 v.assign(np.full(v.shape, self._value))
 
 
+@pytest.mark.parametrize("on_gpu", [False, True], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("value", [np.nan, 1e30], ids=["weights", "loss"])
-def test_a_run_that_diverges_keeps_what_was_good(data_dir, tmp_path, value):
-    """Neither weights that are not finite are saved nor those that give no loss."""
+def test_a_run_that_diverges_keeps_what_was_good(
+    data_dir, tmp_path, monkeypatch, value, on_gpu
+):
+    """Neither weights that are not finite are saved nor those that give no loss.
+
+    On a GPU a loss is read one step later.
+    """
+    monkeypatch.setattr(run_state, "has_gpu", lambda: on_gpu)
     frequent = dataclasses.replace(
         run(data_dir, tmp_path, 60, optimizer="sgd"),
         save_checkpoints_steps=2,
-        local_eval_frequency=7,
+        local_eval_frequency=9,
         keep_checkpoint_max=1,
         nonfinite_steps=3,
     )
@@ -45,7 +53,7 @@ def test_a_run_that_diverges_keeps_what_was_good(data_dir, tmp_path, value):
         loop.train(frequent, extra_callbacks=[Poison(4, value), steps])
     kept = checkpoints.latest(tmp_path)
     assert {p.name for p in kept.parent.iterdir()} == {"model-2.keras"}
-    assert counted[-1] == (4 if np.isnan(value) else 7)  # 5, 6, 7 had no finite loss
+    assert counted[-1] == (4 if np.isnan(value) else 7 + on_gpu)  # 5, 6, 7 had none
     for part in (
         f"from step {counted[-1] if np.isnan(value) else 5} on",
         "optimizer=sgd",

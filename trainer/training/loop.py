@@ -24,6 +24,7 @@ from trainer.training import flops
 from trainer.training import monitoring
 from trainer.training.run import Result
 from trainer.training.run import Run
+from trainer.training.run_state import Callbacks
 from trainer.training.run_state import RunState
 
 
@@ -38,7 +39,8 @@ def train(
     Args:
         run: a `Run`.
         on_start: called when all is checked, before the first step.
-        extra_callbacks: Keras callbacks, called before the run's own.
+        extra_callbacks: Keras callbacks, called before the run's own. The loss in their
+            logs is a scalar tensor: to make it a number is to wait for the step.
         on_evaluation: called with step and `Evaluation` after each; what it raises
             ends the run.
 
@@ -168,7 +170,9 @@ def _train(run, data, on_start, extra_callbacks, on_evaluation):
             epochs=1,
             shuffle=False,
             verbose=0,
-            callbacks=[*extra_callbacks, state, *parts],
+            callbacks=Callbacks(
+                [*extra_callbacks, state, *parts], add_history=True, model=trained
+            ),
         )
     finally:
         for part in parts:
