@@ -21,6 +21,7 @@ class Orthogonalizer:
     damping: float
     rms_rate: float
     block_size: int | None = None
+    ns_dtype: str | None = None
 
     def __post_init__(self):
         if not (isinstance(self.ns_steps, numbers.Integral) and self.ns_steps > 0):
@@ -43,6 +44,11 @@ class Orthogonalizer:
                 "`block_size` must be None or a whole number, 1 or more. "
                 f"Received: block_size={size!r}"
             )
+        if self.ns_dtype not in (None, "float32", "float16"):
+            raise ValueError(
+                '`ns_dtype` must be None, "float32" or "float16". '
+                f"Received: ns_dtype={self.ns_dtype!r}"
+            )
 
     def direction(self, matrices):
         """Returns the polar factors, each scaled to a root mean square of `rms_rate`.
@@ -51,7 +57,7 @@ class Orthogonalizer:
             matrices: tensor (k, m, n).
         """
         blocks = split(matrices, self.block_size)
-        factors = polar_factors(blocks, self.ns_steps, self.damping)
+        factors = polar_factors(blocks, self.ns_steps, self.damping, self.ns_dtype)
         mean = ops.mean(ops.square(factors), axis=(-2, -1), keepdims=True)
         factors = factors * (self.rms_rate * ops.rsqrt(ops.where(mean > 0, mean, 1)))
         return join(factors, matrices.shape)
@@ -87,7 +93,7 @@ def join(blocks, shape):
 SMALLEST = 1e-3
 
 
-def polar_factors(matrices, steps: int, damping: float = 0.0):
+def polar_factors(matrices, steps: int, damping: float = 0.0, dtype=None):
     """Returns (G G^T + damping * tr(G G^T) / m * I)^(-1/2) G for every matrix G.
 
     Without damping that is the polar factor U V^T of G = U S V^T, whatever the scale
@@ -105,6 +111,8 @@ def polar_factors(matrices, steps: int, damping: float = 0.0):
         matrices: tensor (..., m, n), finite.
         steps: iterations; see `coefficients`.
         damping: 0 or more.
+        dtype: of the products and what they are made of; None is that of `matrices`.
+            G has a norm of 1 there, so that float16 holds its entries.
 
     Returns:
         A tensor of the same shape and dtype. A matrix of zeros stays zero.
@@ -112,19 +120,23 @@ def polar_factors(matrices, steps: int, damping: float = 0.0):
     Source: Amsel et al., "The Polar Express", arXiv 2505.16932; the damping is ours.
     """
     rows, cols = matrices.shape[-2:]
-    size = min(rows, cols)
+    size, own = min(rows, cols), matrices.dtype
     peak = ops.max(ops.abs(matrices), axis=(-2, -1), keepdims=True)
     matrices = matrices / ops.where(peak > 0, peak, 1)
+    trace = ops.sum(ops.square(matrices), axis=(-2, -1), keepdims=True)
+    trace = ops.where(trace > 0, trace, 1) * (1 + damping)
+    if dtype:
+        matrices = ops.cast(matrices * ops.rsqrt(trace), dtype)
+        trace = ops.ones_like(trace, dtype)
     transposed = ops.swapaxes(matrices, -2, -1)
     wide = rows <= cols
     gram = ops.matmul(*((matrices, transposed) if wide else (transposed, matrices)))
-    trace = ops.sum(ops.square(matrices), axis=(-2, -1), keepdims=True)
-    trace = ops.where(trace > 0, trace, 1) * (1 + damping)
     shift = damping / (size * (1 + damping))
     smallest = max(SMALLEST, math.sqrt(shift))
     root = inverse_root(Shifted(shift, gram / trace), coefficients(steps, smallest))
     directions = ops.matmul(*((root.rest, matrices) if wide else (matrices, root.rest)))
-    return (root.shift * matrices + directions) * ops.rsqrt(trace)
+    directions = (root.shift * matrices + directions) * ops.rsqrt(trace)
+    return ops.cast(directions, own)
 
 
 class Shifted(typing.NamedTuple):

@@ -116,6 +116,18 @@ def test_bfloat16_holds_with_damping():
     assert np.linalg.norm(short - expected) / np.linalg.norm(expected) < 0.1
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("shape", [(48, 48), (48, 200), (200, 48)])
+def test_half_precision_holds_with_damping(shape, scale):
+    """Beside the 2 % of four steps it adds little, whatever the scale."""
+    matrix = gradient(shape)
+    expected = damped_polar_factor(matrix, 0.01)
+    matrix = (matrix * scale).astype("float32")
+    half = factors(matrix, 4, 0.01, "float16")
+    assert np.linalg.norm(half - expected) / np.linalg.norm(expected) < 0.03
+    assert (factors(np.zeros(shape, "float32"), 4, 0.01, "float16") == 0).all()
+
+
 def test_direction_has_the_asked_root_mean_square():
     matrices = np.stack([gradient((9, 25), seed) for seed in range(3)])
     direction = Orthogonalizer(3, 0.1, 0.5).direction(
@@ -158,6 +170,7 @@ def test_a_block_has_a_factor_of_its_own(shape, block_size, block):
         ((3, float("nan"), 1.0), "damping=nan"),
         ((3, 0.1, 0.0), "rms_rate=0.0"),
         ((3, 0.1, 1.0, 0), "block_size=0"),
+        ((3, 0.1, 1.0, None, "bfloat16"), "ns_dtype='bfloat16'"),
     ],
 )
 def test_bad_settings(arguments, message):

@@ -105,6 +105,10 @@ class ExtremeTensoring(GroupedOptimizer):
             its longer side, a square one into columns, and each block has a polar
             factor of its own. That costs less, with the width of an attention head
             about a tenth, and loses some of the gain. Defaults to None.
+        ns_dtype: "float16": the products of the Newton-Schulz steps are of half
+            precision, and within 3 % of the factor. That is faster on GPUs. None is
+            float32, in the precision that the backend has for its products. Defaults
+            to None.
         momentum_dtype: dtype of the first moment, such as "bfloat16" for half the
             memory. None is the variable's own. Defaults to None.
         skip_nonfinite: whether a gradient with inf or nan (or squares beyond
@@ -141,6 +145,7 @@ class ExtremeTensoring(GroupedOptimizer):
         damping=0.01,
         rms_rate=1.0,
         block_size=None,
+        ns_dtype=None,
         momentum_dtype=None,
         skip_nonfinite=True,
         jit_compile=True,
@@ -179,7 +184,9 @@ class ExtremeTensoring(GroupedOptimizer):
         self._preconditioner = Preconditioner(
             preconditioner, epsilon, epsilon_placement, statistic, clip_threshold
         )
-        self._orthogonalizer = Orthogonalizer(ns_steps, damping, rms_rate, block_size)
+        self._orthogonalizer = Orthogonalizer(
+            ns_steps, damping, rms_rate, block_size, ns_dtype
+        )
         self.level = check_level(level)
         self.beta_1 = beta_1
         self.beta_2 = beta_2
@@ -194,6 +201,7 @@ class ExtremeTensoring(GroupedOptimizer):
         self.damping = damping
         self.rms_rate = rms_rate
         self.block_size = block_size
+        self.ns_dtype = ns_dtype
         self.momentum_dtype = momentum_dtype
         self.skip_nonfinite = skip_nonfinite
         self.jit_compile = jit_compile
@@ -276,6 +284,7 @@ class ExtremeTensoring(GroupedOptimizer):
                 "damping": self.damping,
                 "rms_rate": self.rms_rate,
                 "block_size": self.block_size,
+                "ns_dtype": self.ns_dtype,
                 "momentum_dtype": self.momentum_dtype,
                 "skip_nonfinite": self.skip_nonfinite,
                 "jit_compile": self.jit_compile,

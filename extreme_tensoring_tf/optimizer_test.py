@@ -152,6 +152,7 @@ def test_config_round_trip():
         damping=0.25,
         rms_rate=0.5,
         block_size=8,
+        ns_dtype="float16",
         skip_nonfinite=False,
         jit_compile=False,
         weight_decay=0.1,

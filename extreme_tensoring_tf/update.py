@@ -20,6 +20,7 @@ from extreme_tensoring_tf.newton_schulz import Orthogonalizer
 from extreme_tensoring_tf.preconditioner import Preconditioner
 from extreme_tensoring_tf.preconditioner import squared_norms
 from extreme_tensoring_tf.variables import dtype_of
+from extreme_tensoring_tf.variables import has_gpu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +114,11 @@ STACKED = 2**14
 # alone. And at most so many variables, if these are not stacked.
 GROUP_ENTRIES = 2**20
 GROUP_VARIABLES = 8
-# A matrix of so many entries that is orthogonalized is by itself: it takes memory, too.
-ORTHOGONALIZED_ALONE = 2**16
+# Matrices that are orthogonalized together have at most so many entries, or one matrix:
+# an iteration takes several times their memory. A GPU is idle for most of a product of
+# small matrices, and has the memory.
+ORTHOGONALIZED_ENTRIES = 2**16
+ORTHOGONALIZED_ENTRIES_ON_GPU = 2**23
 
 
 def alike(members, indices, entries=GROUP_ENTRIES) -> list[list[list[Member]]]:
@@ -147,8 +151,9 @@ def alike(members, indices, entries=GROUP_ENTRIES) -> list[list[list[Member]]]:
 
 def _most(index, size, entries):
     """Returns how many variables of an index and a size are updated together."""
-    if isinstance(index, MatrixView) and size >= ORTHOGONALIZED_ALONE:
-        return 1
+    if isinstance(index, MatrixView) and size >= STACKED:
+        on_gpu = ORTHOGONALIZED_ENTRIES_ON_GPU
+        return max(1, (on_gpu if has_gpu() else ORTHOGONALIZED_ENTRIES) // size)
     most = max(1, entries // size)
     return most if size < STACKED else min(most, GROUP_VARIABLES)
 

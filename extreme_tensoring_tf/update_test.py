@@ -6,6 +6,8 @@ import pytest
 from keras import ops
 
 from extreme_tensoring_tf import ExtremeTensoring
+from extreme_tensoring_tf import update
+from extreme_tensoring_tf.matrix_view import matrix_view
 from extreme_tensoring_tf.tensor_index import index_from_level
 from extreme_tensoring_tf.update import Member
 from extreme_tensoring_tf.update import alike
@@ -158,11 +160,28 @@ def test_how_many_are_updated_together(count, shape, sizes):
     assert len(whole) == -(-count // (8 if np.prod(shape) >= 2**14 else count))
 
 
+@pytest.mark.parametrize("on_gpu, sizes", [(False, [1] * 6), (True, [6])])
+def test_how_many_are_orthogonalized_together(monkeypatch, on_gpu, sizes):
+    monkeypatch.setattr(update, "has_gpu", lambda: on_gpu)
+    shape = (256, 1024)
+    (kind,) = alike(members(6, shape), [matrix_view(shape)] * 6)
+    assert [len(group) for group in kind] == sizes
+
+
 @pytest.mark.parametrize("shape", [(12, 20), (130, 130), (9,)])
 @pytest.mark.parametrize(
-    "form", [{}, {"clipnorm": 0.3}, {"preconditioner": "rank_one"}]
+    "form",
+    [
+        {},
+        {"clipnorm": 0.3},
+        {"preconditioner": "rank_one"},
+        {"orthogonalize": [".*"], "beta_1": 0.5},
+    ],
 )
-def test_variables_updated_together_are_updated_as_if_alone(shape, form):
+def test_variables_updated_together_are_updated_as_if_alone(monkeypatch, shape, form):
+    if "orthogonalize" in form and len(shape) < 2:
+        pytest.skip("a vector has no polar factor")
+    monkeypatch.setattr(update, "has_gpu", lambda: True)  # the largest groups
     rng = np.random.default_rng(0)
     values = [np.full(shape, i + 1, "float32") for i in range(3)]
     together = [keras.Variable(v) for v in values]

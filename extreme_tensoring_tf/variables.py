@@ -6,11 +6,31 @@ variables. The functions here make these look alike.
 """
 
 import contextlib
+import functools
 
 import keras
 from keras import ops
 
 IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
+
+
+@functools.cache
+def has_gpu() -> bool:
+    """Returns whether the backend computes on a GPU where there is a choice."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.config.list_logical_devices("GPU"))
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend() == "gpu"
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.is_available()
+    return False
 
 
 def raw(variable):

@@ -171,6 +171,9 @@ ORTHOGONAL = _SHORT | {
 _WHOLE_ROWS = {"tensor_dims": {"embedding": ("et1", 1)}}
 
 register("et2_orthogonal", 0.1, ExtremeTensoring, **ORTHOGONAL)
+# What a GPU does in half the time.
+_HALF = {"ns_dtype": "float16"}
+register("et2_orthogonal_half", 0.1, ExtremeTensoring, **ORTHOGONAL | _HALF)
 register("et2_orthogonal_rows", 0.1, ExtremeTensoring, **ORTHOGONAL | _WHOLE_ROWS)
 register(
     "et2_orthogonal_heads",
