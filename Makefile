@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 # TensorFlow's CUDA build where there is an NVIDIA driver, its CPU build elsewhere.
 BACKEND ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
+KIT_PYTHON ?= 3.12
 EXTRAS = $(BACKEND),trainer,test,bench,examples
 # Without this TensorFlow greets with four lines on every start.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test test-all test-keras lint format benchmark benchmark-gpu clean
+.PHONY: demo test test-all test-keras lint format benchmark benchmark-gpu gpu-kit clean
 
 # setup.py is the only thing that says what is installed; touch it to re-install.
 .venv/installed .venv-jax/installed .venv-keras/installed: setup.py
@@ -59,5 +60,10 @@ benchmark-gpu:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu \
 	  --data_dir=$(DATA) --problem=$(PROBLEM)
 
+# The same for a machine without a network: a folder with a `run.sh`.
+gpu-kit: .venv/installed
+	$(BIN)/python -m benchmarks.gpu_kit --python_version=$(KIT_PYTHON) \
+	  --data_dir=$(DATA) --problem=$(PROBLEM)
+
 clean:
-	rm -rf .venv .venv-jax .venv-keras *.egg-info build demo_output
+	rm -rf .venv .venv-jax .venv-keras *.egg-info build demo_output gpu_kit

@@ -86,6 +86,14 @@ setuptools.setup(
         ],
         "examples": ["fastapi>=0.115", "uvicorn>=0.30"],
         "bench": ["psutil>=5.9"],
+        # Wheels that `make gpu-kit` brings to a machine with JAX and no network: the
+        # part of the trainer that trains, and all that it imports but JAX and NumPy.
+        "gpu-kit": [
+            *("absl-py", "array-record", "cloudpickle", "etils", "fsspec", "grain"),
+            *("h5py", "importlib-resources", "keras", "markdown-it-py", "mdurl"),
+            *("more-itertools", "namex", "optree", "portpicker", "psutil", "pygments"),
+            *("rich", "sentencepiece", "tqdm", "zipp"),
+        ],
     },
     entry_points={
         "console_scripts": [

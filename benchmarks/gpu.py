@@ -1,188 +1,261 @@
 r"""Measures on a GPU: updates up to 1e9 parameters, training speed and memory, quality.
 
-    python -m benchmarks.gpu --data_dir=DATA --problem=PROBLEM --output=gpu
+    python -m benchmarks.gpu --data_dir=DATA --problem=PROBLEM --output_dir=RESULTS
 
 Needs packed rows from et-datagen, and Keras with JAX (KERAS_BACKEND=jax, no
-TensorFlow) or TensorFlow. Every part is a process of its own, so that memory is
-measured alone; all of them end within 9 minutes. Writes OUTPUT.json and OUTPUT.md.
+TensorFlow) or TensorFlow. A part is a process of its own, so that memory is measured
+alone. The parts of a stage compile side by side, and are timed one after the other;
+those of the last stage, quality, two at a time. The most important parts come first,
+and what is not done in `--seconds` is left out. Every figure is written as soon as it
+is there: RESULTS/results.jsonl, and RESULTS/tables.md from it.
 --smoke runs the same on small shapes, on a CPU too.
 """
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 
 from absl import flags
 
+from benchmarks import tables
+from benchmarks.measure import READY
 from trainer.bin import cli
-from trainer.errors import UsageError
 
 _DATA_DIR = cli.DEFINE_path("data_dir", None, "Folder that et-datagen wrote.")
 _PROBLEM = flags.DEFINE_string("problem", None, "Name of the problem.")
-_OUTPUT = cli.DEFINE_path("output", "gpu", "Results: OUTPUT.json, OUTPUT.md.")
+_OUTPUT_DIR = cli.DEFINE_path("output_dir", "gpu_results", "Folder for the results.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "Small shapes and few steps.")
-_SECONDS = cli.DEFINE_count("seconds", 540, "All parts together, at most.")
-_PART = flags.DEFINE_string("part", None, "One training part as JSON: internal.")
+_SECONDS = cli.DEFINE_count("seconds", 660, "All parts together, at most.")
+_STAGES = flags.DEFINE_list("stages", "update,speed,memory,quality", "What to measure.")
+_WORKERS = cli.DEFINE_count("workers", 8, "Quality runs that are ready or train.")
+# The constants were tuned on a model of a quarter of the width.
+_RATES = flags.DEFINE_list("rate_factors", "0.5,0.25,1", "Of each c, in this order.")
+_QUALITY_STEPS = cli.DEFINE_count("quality_steps", 3000, "Steps of a quality run.")
+_PROFILE = flags.DEFINE_bool("profile", False, "Keep a trace of et2_orthogonal.")
+# Nothing random and nothing smoothed: what every peer of the table does alike.
+PLAIN = (
+    "layer_prepostprocess_dropout=0,attention_dropout=0,relu_dropout=0,"
+    "label_smoothing=0"
+)
+# Optimizers whose update is measured, by shapes: what fits the card side by side.
+UPDATES = {
+    "transformer_23m": "sgd,adam,adafactor,et1,et2,et3,et2_rank1,et2_orthogonal,"
+    "et2_orthogonal_half",
+    "transformer_1b": "sgd,adam,et2_orthogonal,et2_orthogonal_half",
+}
+SPEED = "et2_orthogonal_half,et2_orthogonal,adam,sgd,et2_rank1,muon".split(",")
+PROFILED = ("sgd", "et2_orthogonal_half")
+MEMORY = "sgd,adam,et2_rank1,et2_orthogonal".split(",")
+QUALITY = "et2_orthogonal,adam,muon,adagrad,et2_rank1,et1,et2,et3,sgd".split(",")
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
-    """Says what one training run is made of."""
+class Part:
+    """Names one process: its stage and its command after `python -m`."""
 
-    what: str
-    optimizer: str
-    hparams_set: str
-    hparams: str
-    dtype: str
-    steps: int
-
-
-def trainings(smoke):
-    size = "transformer_tiny" if smoke else "transformer_base"
-    batch = 1024 if smoke else 16384
-    for name in ("et2_orthogonal", "et2", "sgd", "adam", "muon"):
-        yield Training(
-            "speed",
-            name,
-            size,
-            f"batch_size={batch}",
-            "mixed_bfloat16",
-            4 if smoke else 60,
-        )
-    size = "transformer_tiny" if smoke else "transformer_small"
-    plain = (
-        "layer_prepostprocess_dropout=0,attention_dropout=0,relu_dropout=0,"
-        "label_smoothing=0,learning_rate_warmup_steps=200,batch_size=1024"
-    )
-    for name in ("et2_orthogonal", "et2", "et2_rank1", "adam", "muon", "sgd"):
-        yield Training("quality", name, size, plain, "float32", 4 if smoke else 600)
+    stage: str
+    name: str
+    command: tuple[str, ...]
 
 
 def main(argv):
     cli.no_arguments(argv)
     cli.require(_DATA_DIR, _PROBLEM)
-    if _PART.value:
-        cli.print_json(train(Training(**json.loads(_PART.value))))
-        return
     from trainer.data import dataset
 
     dataset.load_description(_DATA_DIR.value, _PROBLEM.value)
-    output = pathlib.Path(_OUTPUT.value)
-    if not output.parent.is_dir():
-        raise UsageError(f"--output={output}: its folder does not exist")
-    end = time.monotonic() + _SECONDS.value
-    # The allocator takes memory as it is needed, so that its peak says something.
-    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    results, sections = {}, []
-    presets = ("1e6",) if _SMOKE.value else ("transformer_23m", "1e9")
-    for preset in presets:
-        figures = output.with_name(f"{output.name}-{preset}.json")
-        command = ["-m", "benchmarks.optimizer_step", f"--preset={preset}"]
-        command += [
-            f"--json={figures}",
-            "--optimizers=sgd,adam,adafactor,et1,et2,et3,et2_orthogonal",
-        ]
-        if preset == "1e9":
-            command[-1] = "--optimizers=sgd,adam,et2"
-        text = _call(command, environment, end)
-        if figures.is_file():
-            results[preset] = json.loads(figures.read_text())
-            figures.unlink()
-        sections.append(f"## {preset}\n\n{text}")
-        _write(output, results, sections)
-    rows = []
-    for part in trainings(_SMOKE.value):
-        command = ["-m", "benchmarks.gpu", f"--part={json.dumps(vars(part))}"]
-        command += [f"--data_dir={_DATA_DIR.value}", f"--problem={_PROBLEM.value}"]
-        text = _call(command, environment, end)
+    output = pathlib.Path(_OUTPUT_DIR.value)
+    output.mkdir(parents=True, exist_ok=True)
+    results = Results(output)
+    kit = Kit(output, results, time.monotonic() + _SECONDS.value)
+    for stage in _STAGES.value:
+        kit.run([p for p in parts() if p.stage == stage])
+    print(results.tables())
+
+
+def parts():
+    """Returns all parts, in the order of their importance."""
+    return [
+        *_updates(),
+        *_speeds(),
+        *_memories(),
+        *_qualities(),
+    ]
+
+
+def _updates():
+    table = {"1e6": "sgd,adam,et2_orthogonal"} if _SMOKE.value else UPDATES
+    for preset, names in table.items():
+        for name in names.split(","):
+            command = f"benchmarks.optimizer_step --preset={preset} --updates=10"
+            command += f" --rounds=5 --optimizers={name} --wait"
+            if _PROFILE.value and name.startswith("et2_"):
+                command += f" --profile={_OUTPUT_DIR.value}/profile/{preset}_{name}"
+            yield Part("update", f"{name} {preset}", tuple(command.split()))
+
+
+def _training(stage, name, size, hparams, steps, *more):
+    size = "transformer_tiny" if _SMOKE.value else size
+    command = f"benchmarks.gpu_training --data_dir={_DATA_DIR.value} --wait"
+    command += f" --problem={_PROBLEM.value} --optimizer={name} --hparams_set={size}"
+    command += f" --hparams={PLAIN},{hparams} --train_steps={steps}"
+    return Part(stage, name, (*command.split(), *more))
+
+
+def _speeds():
+    batch, steps = (1024, 12) if _SMOKE.value else (16384, 62)
+    hparams = f"batch_size={batch},learning_rate_warmup_steps=1000"
+    for name in SPEED:
+        more = ["--noevaluate"]
+        if _PROFILE.value and name in PROFILED:
+            more.append(f"--profile={_OUTPUT_DIR.value}/profile/training_{name}")
+        yield _training("speed", name, "transformer_base", hparams, steps, *more)
+    size = "transformer_tiny" if _SMOKE.value else "transformer_base"
+    command = "benchmarks.trainer_throughput --worker=hugging_face_compiled --wait"
+    command += f" --hparams_set={size} --batch_size={batch} --dtype=mixed_bfloat16"
+    yield Part("speed", "hugging_face_compiled", tuple(command.split()))
+
+
+def _memories():
+    layers = 2 if _SMOKE.value else 12
+    hparams = f"num_hidden_layers={layers},batch_size=1024"
+    for name in MEMORY:
+        yield _training("memory", name, "transformer_big", hparams, 8, "--noevaluate")
+
+
+def _qualities():
+    steps = 12 if _SMOKE.value else _QUALITY_STEPS.value
+    batch = 1024 if _SMOKE.value else 4096
+    hparams = f"batch_size={batch},learning_rate_warmup_steps=300"
+    for factor in _RATES.value:
+        for name in QUALITY:
+            rate = f"--rate_factor={factor}"
+            yield _training("quality", name, "transformer_base", hparams, steps, rate)
+
+
+class Kit:
+    """Runs the parts, until the time is over.
+
+    Args:
+        output: folder for what the parts say.
+        results: `Results`.
+        end: time (monotonic) at which all parts are ended.
+    """
+
+    def __init__(self, output, results, end):
+        self._output = output
+        self._results = results
+        self._end = end
+        # The allocator takes memory as it is needed, so that its peak says something.
+        # What one process found out about its products serves the others.
+        self._environment = os.environ | {
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            "JAX_COMPILATION_CACHE_DIR": str(output / "cache"),
+            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        }
+
+    def run(self, stage):
+        """Runs the parts of a stage: they compile side by side, and take turns."""
+        if not stage:
+            return
+        alone = stage[0].stage != "quality"
+        # What is timed is timed when all have compiled, and alone. Of the others, one
+        # trains while another compiles its evaluation.
+        compiled = threading.Barrier(len(stage)) if alone else None
+        turns = threading.Semaphore(1 if alone else 2)
+        workers = len(stage) if alone else _WORKERS.value
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            list(pool.map(lambda part: self._run(part, compiled, turns), stage))
+
+    def _run(self, part, compiled, turns):
+        """Runs a part, and keeps its figures."""
+        began = time.monotonic()
+        left = self._end - began
+        if left < 5:
+            if compiled:
+                compiled.abort()
+            self._results.add(part, {"failed": "left out: no time"})
+            return
+        print(f"{left:.0f} s left: {part.stage} {part.name}", file=sys.stderr)
+        with open(self._output / "log.txt", "a", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *part.command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._environment,
+                text=True,
+            )
+        timer = threading.Timer(left, process.kill)
+        timer.start()
         try:
-            rows.append(vars(part) | json.loads(text.splitlines()[-1]))
-        except (json.JSONDecodeError, IndexError):
-            rows.append(vars(part) | {"failed": text[-300:]})
-        results["training"] = rows
-        _write(output, results, [*sections, _training_table(rows)])
-    print(output.with_suffix(".md").read_text())
+            figures = self._figures(process, compiled, turns)
+        finally:
+            timer.cancel()
+            process.kill()
+        if not figures:
+            ended = "no time" if time.monotonic() > self._end else "see log.txt"
+            figures = {"failed": f"status {process.wait()}: {ended}"}
+        figures["wall_seconds"] = round(time.monotonic() - began, 1)
+        self._results.add(part, figures)
+
+    def _figures(self, process, compiled, turns):
+        """Returns the last line of JSON that a process prints; {} if there is none."""
+        figures = {}
+        for line in process.stdout:
+            if line.strip() == READY:
+                break
+        if compiled:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                compiled.wait(max(0.0, self._end - time.monotonic()))
+        with turns, contextlib.suppress(BrokenPipeError):
+            process.stdin.write("\n")
+            process.stdin.flush()
+            for line in process.stdout:
+                with contextlib.suppress(json.JSONDecodeError):
+                    figures = json.loads(line)
+        return figures
 
 
-def train(part):
-    """Trains, and returns the figures."""
-    from benchmarks import measure
-    from trainer import registry
-    from trainer.training import loop
-    from trainer.training.run import Run
+class Results:
+    """Keeps the figures of the parts, and writes each as soon as it is there."""
 
-    hparams = registry.hparams_sets.get(part.hparams_set)().override(part.hparams)
-    hparams = dataclasses.replace(hparams, optimizer=part.optimizer)
-    result = loop.train(
-        Run(
-            problem=_PROBLEM.value,
-            data_dir=_DATA_DIR.value,
-            hparams=hparams,
-            train_steps=part.steps,
-            dtype=part.dtype,
-            xla_compile="true",
-            eval_steps=4 if part.what == "speed" else 0,
-            label=f"{part.what} {part.optimizer}",
-        )
+    def __init__(self, output):
+        self._output = output
+        self._rows = []
+        self._lock = threading.Lock()
+
+    def add(self, part, figures):
+        """Adds the figures of a part."""
+        row = {"stage": part.stage, "name": part.name, **figures}
+        with self._lock:
+            self._rows.append(row)
+            with open(self._output / "results.jsonl", "a", encoding="utf-8") as file:
+                file.write(cli.json_text(row) + "\n")
+            (self._output / "tables.md").write_text(self.tables() + "\n")
+        print(f"{part.stage} {part.name}: {_short(figures)}", file=sys.stderr)
+
+    def tables(self):
+        """Returns the figures as Markdown."""
+        return tables.gpu(self._rows)
+
+
+def _short(figures):
+    names = (
+        "failed",
+        "tokens_per_second",
+        "device_peak_bytes",
+        "curve",
+        "wall_seconds",
     )
-    return {
-        "tokens_per_second": result.tokens_per_second,
-        "state_scalars": result.state_scalars,
-        "parameters": result.model.count_params(),
-        "nats_per_token": result.evaluations[-1][1].nats_per_token,
-        "device_peak_bytes": measure.device_peak_bytes(),
-        "environment": measure.environment(),
-    }
-
-
-def _call(command, environment, end):
-    left = end - time.monotonic()
-    if left < 5:
-        return "left out: no time"
-    print(f"{left:.0f} s left: python {' '.join(command)}", file=sys.stderr)
-    try:
-        done = subprocess.run(
-            [sys.executable, *command],
-            stdout=subprocess.PIPE,
-            env=environment,
-            timeout=left,
-            text=True,
-        )
-    except subprocess.TimeoutExpired:
-        return "ended: no time"
-    return done.stdout.strip() or f"failed with status {done.returncode}"
-
-
-def _training_table(rows):
-    lines = ["## Training\n", rows[0].get("environment", ""), ""]
-    lines.append(
-        "| part | optimizer | model | dtype | steps | tokens/s | peak bytes on the "
-        "device | state scalars | dev nats per token |"
-    )
-    lines.append("|---" * 9 + "|")
-    for r in rows:
-        cells = [r["what"], r["optimizer"], r["hparams_set"], r["dtype"], r["steps"]]
-        if "failed" in r:
-            cells += ["failed", "", "", ""]
-        else:
-            peak = r["device_peak_bytes"]
-            cells += [
-                f"{r['tokens_per_second']:,.0f}",
-                f"{peak:,}" if peak else "",
-                f"{r['state_scalars']:,}",
-                "nan" if r["nats_per_token"] is None else f"{r['nats_per_token']:.4f}",
-            ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
-
-
-def _write(output, results, sections):
-    output.with_suffix(".json").write_text(cli.json_text(results, indent=2) + "\n")
-    output.with_suffix(".md").write_text("\n\n".join(sections) + "\n")
+    return ", ".join(f"{n} {figures[n]}" for n in names if n in figures)
 
 
 run = cli.entry_point(main, __doc__, __name__)

@@ -1,5 +1,6 @@
 """Measures time, bandwidth and memory, and names the machine."""
 
+import contextlib
 import importlib
 import json
 import pathlib
@@ -11,9 +12,10 @@ import time
 import numpy as np
 
 
-def timed(function):
+def timed(function, *arguments):
+    """Returns the seconds that a call takes."""
     start = time.perf_counter()
-    function()
+    function(*arguments)
     return time.perf_counter() - start
 
 
@@ -35,8 +37,42 @@ def peak_resident_bytes():
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def wait_for_turn():
+    """Prints "ready", and waits for a line: others may be measured now.
+
+    A machine with one GPU compiles many programs at a time, but times one.
+    """
+    print(READY, flush=True)
+    sys.stdin.readline()
+
+
+READY = "ready"
+
+
+def traced(folder):
+    """Returns a context that leaves a trace of the device in a folder (JAX), or none.
+
+    Args:
+        folder: None is no trace.
+    """
+    if not folder:
+        return contextlib.nullcontext()
+    import jax
+
+    return jax.profiler.trace(folder)
+
+
 def copy_bandwidth(megabytes=256, rounds=10):
-    """Returns the bytes read and written a second by a copy of a large array."""
+    """Returns the bytes read and written a second by a copy of a large array.
+
+    The array is on the GPU where JAX has one, and larger there.
+    """
+    if "jax" in sys.modules and sys.modules["jax"].default_backend() == "gpu":
+        jax = sys.modules["jax"]
+        source = jax.numpy.ones((8 * megabytes, 2**18), "float32")
+        copy = jax.jit(jax.numpy.negative)  # a copy alone would be left out
+        times = [timed(lambda: copy(source).block_until_ready()) for _ in range(rounds)]
+        return 2 * source.nbytes / min(times)
     source = np.ones(megabytes * 2**17)
     target = np.empty_like(source)
     best = min(timed(lambda: np.copyto(target, source)) for _ in range(rounds))

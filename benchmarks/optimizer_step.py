@@ -1,26 +1,33 @@
 r"""Measures time and memory of one update of each optimizer, in one process.
 
     python -m benchmarks.optimizer_step [--preset=transformer_23m] \
-        [--optimizers=sgd,adam,et2] [--backend=jax] [--rounds=20] [--json=FILE]
+        [--optimizers=sgd,adam,et2] [--backend=jax] [--rounds=20] [--updates=1] \
+        [--json=FILE]
 
 The optimizers take turns, so that noise of the machine hits all alike; a figure is
-the median over the rounds. Every update is one compiled program where the backend
-compiles. Memory traffic is compared with the bandwidth of a plain copy, measured
-here. Temporary memory is the peak of resident memory during a call (on the CPU).
+the median over the rounds, each of `updates` that are waited for together. Every update
+is one compiled program where the backend compiles. Memory traffic is compared with the
+bandwidth of a plain copy, measured here. Temporary memory is what the compiler says
+(JAX), or the peak of resident memory during a call (on the CPU).
 """
 
+import functools
 import json
 import os
 import statistics
 import sys
+import time
 
 from absl import flags
 
 from benchmarks import contestants
+from benchmarks import tables
 from benchmarks.measure import copy_bandwidth
 from benchmarks.measure import environment
 from benchmarks.measure import peak_temporary_bytes
 from benchmarks.measure import timed
+from benchmarks.measure import traced
+from benchmarks.measure import wait_for_turn
 from benchmarks.shapes import PRESETS
 from trainer.bin import cli
 from trainer.errors import UsageError
@@ -45,6 +52,9 @@ _BACKEND = flags.DEFINE_enum(
     "Backend of Keras.",
 )
 _ROUNDS = cli.DEFINE_count("rounds", 20, "Timed updates of each optimizer.")
+_UPDATES = cli.DEFINE_count("updates", 1, "Updates of a round. Many on a GPU.")
+_WAIT = flags.DEFINE_bool("wait", False, "Internal: wait for a turn, print JSON.")
+_PROFILE = cli.DEFINE_path("profile", None, "Folder for a trace of updates: JAX.")
 _JSON = cli.DEFINE_path("json", None, "File for the figures.")
 
 
@@ -56,18 +66,28 @@ def main(argv):
     if _JSON.value and not os.path.isdir(os.path.dirname(_JSON.value) or "."):
         raise UsageError(f"--json={_JSON.value}: its folder does not exist")
     names = _OPTIMIZERS.value or contestants.DEFAULT + contestants.peers(_BACKEND.value)
-    figures = measure(PRESETS[_PRESET.value], names, _BACKEND.value, _ROUNDS.value)
+    figures = measure(
+        PRESETS[_PRESET.value],
+        names,
+        _BACKEND.value,
+        _ROUNDS.value,
+        _UPDATES.value,
+        wait_for_turn if _WAIT.value else None,
+    )
+    about = {"environment": environment(), "preset": _PRESET.value}
+    if _WAIT.value:
+        cli.print_json(about | figures)
+        return
     print(f"{_PRESET.value}: {figures['parameters']:,} parameters, {environment()}")
     print(f"copy bandwidth {figures['copy_bandwidth'] / 1e9:.1f} GB/s\n")
-    print(table(figures))
+    print(tables.updates(figures))
     if _JSON.value:
-        about = {"environment": environment(), "preset": _PRESET.value}
         with open(_JSON.value, "w", encoding="utf-8") as file:
             json.dump(about | figures, file, indent=2)
 
 
-def measure(shapes, names, backend, rounds):
-    """Returns the figures of each optimizer: a dict that `table` shows."""
+def measure(shapes, names, backend, rounds, updates=1, before_timing=None):
+    """Returns the figures of each optimizer: a dict that `tables.updates` shows."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -75,62 +95,42 @@ def measure(shapes, names, backend, rounds):
     steps, rows = {}, {}
     for name in names:
         values = [np.ones(s, "float32") for s in shapes]
-        step, state_bytes = contestants.make(name, backend)(grads, values)
-        rows[name] = {"compile_seconds": timed(step), "state_bytes": state_bytes}
+        began = time.perf_counter()
+        step = contestants.make(name, backend)(grads, values)
+        step.run(1)
+        rows[name] = {
+            "compile_seconds": time.perf_counter() - began,
+            "state_bytes": step.state_bytes,
+            "temporary_bytes": step.temporary_bytes,
+        }
         steps[name] = step
+    if before_timing:
+        before_timing()
     times = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
-            times[name].append(timed(step))
+            times[name].append(timed(step.run, updates) / updates)
     parameters = sum(int(np.prod(s)) for s in shapes)
+    with traced(_PROFILE.value):
+        for step in steps.values():
+            step.run(1)
     bandwidth = copy_bandwidth()
     for name, row in rows.items():
         row["milliseconds"] = 1e3 * statistics.median(times[name])
-        row["temporary_bytes"] = peak_temporary_bytes(steps[name])
+        if row["temporary_bytes"] is None:
+            row["temporary_bytes"] = peak_temporary_bytes(
+                functools.partial(steps[name].run, 1)
+            )
         moves = MOVES.get(name, OURS if name.startswith("et") else None)
         if moves:
             traffic = 4 * moves * parameters / statistics.median(times[name])
             row["share_of_copy_bandwidth"] = traffic / bandwidth
-    for row in rows.values():
-        for peer in {"sgd", "adam"} & set(rows):
-            row[f"over_{peer}"] = row["milliseconds"] / rows[peer]["milliseconds"]
     return {
         "parameters": parameters,
         "largest_variable_bytes": 4 * max(int(np.prod(s)) for s in shapes),
         "copy_bandwidth": bandwidth,
         "optimizers": rows,
     }
-
-
-def table(figures):
-    """Returns the figures of `measure` as Markdown."""
-    lines = [
-        "| optimizer | ms | / sgd | / adam | state bytes | temporary / largest "
-        "variable | first call s | of copy speed |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, r in figures["optimizers"].items():
-        temporary = r["temporary_bytes"]
-        cells = [
-            f"{r['milliseconds']:.1f}",
-            _cell(r.get("over_sgd"), ".2f"),
-            _cell(r.get("over_adam"), ".2f"),
-            f"{r['state_bytes']:,}",
-            _cell(
-                None
-                if temporary is None
-                else temporary / figures["largest_variable_bytes"],
-                ".2f",
-            ),
-            f"{r['compile_seconds']:.1f}",
-            _cell(r.get("share_of_copy_bandwidth"), ".0%"),
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(value, form):
-    return "" if value is None else format(value, form)
 
 
 run = cli.entry_point(main, __doc__, __name__)

@@ -36,6 +36,8 @@ PRESETS = {
     "transformer_300_variables": transformer(25, 128, 512, 8192)[:300],
     "resnet18": resnet18(),
     "gpt2_124m": transformer(12, 768, 3072, 50257),
+    "transformer_350m": transformer(24, 1024, 4096, 50257),
+    "transformer_1b": transformer(19, 2048, 8192, 32768),
     "embedding_1m": [(1_000_000, 64)],
     "1e6": square(10**6),
     "1e7": square(10**7),

@@ -1,11 +1,27 @@
 """Makes one update of an optimizer a function, in each library's own fast way.
 
-Every entry takes (grads, values), NumPy arrays, and returns (step, state_bytes): a
-function that takes one update and waits for it, and the bytes that the optimizer
-keeps, without counters.
+Every entry takes (grads, values), NumPy arrays, and returns a `Step`.
 """
 
+import dataclasses
 import math
+import typing
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """The update of an optimizer over given variables.
+
+    Attributes:
+        run: function of a count: takes so many updates, and waits for the last.
+        state_bytes: what the optimizer keeps, without counters.
+        temporary_bytes: what an update takes besides, as its compiler says; None
+            where no compiler says it.
+    """
+
+    run: typing.Callable[[int], typing.Any]
+    state_bytes: int
+    temporary_bytes: int | None = None
 
 
 def keras_step(optimizer):
@@ -16,12 +32,12 @@ def keras_step(optimizer):
         grads = [keras.ops.convert_to_tensor(g) for g in grads]
         variables = [keras.Variable(v, name=_name(v.shape)) for v in values]
         optimizer.build(variables)
-        step = _KERAS[keras.backend.backend()](optimizer, grads, variables)
-        return step, sum(
+        kept = sum(
             math.prod(v.shape) * int(v.dtype[-2:]) // 8
             for v in optimizer.variables
             if "float" in v.dtype and v.name != "learning_rate"
         )
+        return _KERAS[keras.backend.backend()](optimizer, grads, variables, kept)
 
     return make
 
@@ -36,7 +52,7 @@ def _name(shape):
     return "embeddings" if len(shape) == 2 and shape[0] >= 8 * shape[1] else "kernel"
 
 
-def _tensorflow(optimizer, grads, variables):
+def _tensorflow(optimizer, grads, variables, kept):
     import tensorflow as tf
 
     from extreme_tensoring_tf import ExtremeTensoring
@@ -53,34 +69,52 @@ def _tensorflow(optimizer, grads, variables):
 
     # One trace for each optimizer is meant: TensorFlow warns of many functions.
     update = update.get_concrete_function()
-    return lambda: update().numpy()
+
+    def run(count):
+        for _ in range(count):
+            iterations = update()
+        return iterations.numpy()
+
+    return Step(run, kept)
 
 
-def _jax(optimizer, grads, variables):
+def _jax(optimizer, grads, variables, kept):
+    # The variables' own arrays are given away: what counts is in `state`.
+    slots, values = ([v.value for v in vs] for vs in (optimizer.variables, variables))
+
+    def update(slots, values, grads):
+        values, slots = optimizer.stateless_apply(slots, grads, values)
+        return slots, values
+
+    return _jax_step(update, [slots, values], grads, kept)
+
+
+def _jax_step(update, state, grads, kept):
+    """Compiles (slots, values, grads) -> (slots, values); the first two are donated."""
     import jax
 
-    update = jax.jit(optimizer.stateless_apply, donate_argnums=(0, 2))
-    # The variables' own arrays are given away: what counts is in `state`.
-    state = [[v.value for v in optimizer.variables], [v.value for v in variables]]
+    compiled = jax.jit(update, donate_argnums=(0, 1)).lower(*state, grads).compile()
+    temporary = compiled.memory_analysis().temp_size_in_bytes
 
-    def step():
-        values, slots = update(state[0], grads, state[1])
-        state[:] = slots, values
+    def run(count):
+        for _ in range(count):
+            state[:] = compiled(*state, grads)
         jax.block_until_ready(state)
 
-    return step
+    return Step(run, kept, temporary)
 
 
-def _torch(optimizer, grads, variables):
+def _torch(optimizer, grads, variables, kept):
     import torch
 
-    def step():
+    def run(count):
         with torch.no_grad():
-            optimizer.apply(grads, variables)
+            for _ in range(count):
+                optimizer.apply(grads, variables)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
-    return step
+    return Step(run, kept)
 
 
 _KERAS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
@@ -95,20 +129,14 @@ def optax_step(transformation):
 
         grads = [jax.numpy.asarray(g) for g in grads]
         values = [jax.numpy.array(v) for v in values]
-        state = [values, transformation.init(values)]
-        kept = sum(x.nbytes for x in jax.tree.leaves(state[1]) if x.ndim)
+        state = [transformation.init(values), values]
+        kept = sum(x.nbytes for x in jax.tree.leaves(state[0]) if x.ndim)
 
-        def update(grads, slots, values):
+        def update(slots, values, grads):
             updates, slots = transformation.update(grads, slots, values)
-            return optax.apply_updates(values, updates), slots
+            return slots, optax.apply_updates(values, updates)
 
-        update = jax.jit(update, donate_argnums=(1, 2))
-
-        def step():
-            state[:] = update(grads, state[1], state[0])
-            jax.block_until_ready(state)
-
-        return step, kept
+        return _jax_step(update, state, grads, kept)
 
     return make
 
@@ -127,18 +155,19 @@ def torch_step(make_optimizer):
             parameters.append(parameter)
         optimizer = make_optimizer(parameters)
 
-        def step():
-            optimizer.step()
+        def run(count):
+            for _ in range(count):
+                optimizer.step()
             if device == "cuda":
                 torch.cuda.synchronize()
 
-        step()  # the state is made by the first step
+        run(1)  # the state is made by the first step
         kept = sum(
             x.nbytes
             for slots in optimizer.state.values()
             for x in slots.values()
             if isinstance(x, torch.Tensor) and x.ndim
         )
-        return step, kept
+        return Step(run, kept)
 
     return make

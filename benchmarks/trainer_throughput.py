@@ -30,6 +30,10 @@ _STEPS = cli.DEFINE_count("steps", 20, "Timed steps of a turn.")
 _TORCH_PYTHON = cli.DEFINE_path("torch_python", sys.executable, "Interpreter.")
 _JAX_PYTHON = cli.DEFINE_path("jax_python", sys.executable, "Interpreter.")
 _CONTESTANTS = flags.DEFINE_list("contestants", None, "Some of them. Default: all.")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "mixed_bfloat16"], "Of Hugging Face's model."
+)
+_WAIT = flags.DEFINE_bool("wait", False, "Internal: wait for a turn before timing.")
 _WORKER = flags.DEFINE_string("worker", None, "Internal: the contestant to run.")
 _LENGTH = 256
 _WARMUP = 4
@@ -110,6 +114,10 @@ def _timed_steps(step):
     """Returns the tokens per second of a function that takes a step and waits."""
     for _ in range(_WARMUP):
         step()
+    if _WAIT.value:
+        from benchmarks.measure import wait_for_turn
+
+        wait_for_turn()
     start = time.perf_counter()
     for _ in range(_STEPS.value):
         step()
@@ -197,7 +205,9 @@ def _hugging_face(compiled):
     import transformers
 
     hparams = _hparams()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as JAX has it
     model = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
             vocab_size=_VOCAB.value,
@@ -211,19 +221,27 @@ def _hugging_face(compiled):
             attn_pdrop=0.0,
             use_cache=False,
         )
-    ).train()
+    )
+    model = model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
     forward = torch.compile(model) if compiled else model
-    rows = torch.from_numpy(_random_rows(_TOKENS.value // _LENGTH)).long()
+    rows = torch.from_numpy(_random_rows(_TOKENS.value // _LENGTH)).long().to(device)
+    mixed = torch.autocast(
+        device, torch.bfloat16, enabled=_DTYPE.value == "mixed_bfloat16"
+    )
 
     def step():
-        loss = forward(input_ids=rows, labels=rows).loss
+        with mixed:
+            loss = forward(input_ids=rows, labels=rows).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return loss.item()
 
-    return _figures(_timed_steps(step), "torch", "transformers")
+    figures = _figures(_timed_steps(step), "torch", "transformers")
+    if device == "cuda":
+        figures["device_peak_bytes"] = torch.cuda.max_memory_allocated()
+    return figures
 
 
 def _flax():

@@ -1,0 +1,138 @@
+r"""Trains one model on a GPU, and prints its speed, memory and loss as a line of JSON.
+
+    python -m benchmarks.gpu_training --data_dir=DATA --problem=PROBLEM \
+        --optimizer=adam --hparams_set=transformer_base --hparams=batch_size=16384 \
+        --dtype=mixed_bfloat16 --train_steps=62
+
+The run is `loop.train` itself. The speed is that of up to 56 steps after those that
+compile. A line is printed at each evaluation, and a last one. `benchmarks.gpu` calls
+this for its parts.
+"""
+
+import dataclasses
+import sys
+import time
+
+from absl import flags
+
+from trainer.bin import cli
+
+_DATA_DIR = cli.DEFINE_path("data_dir", None, "Folder that et-datagen wrote.")
+_PROBLEM = flags.DEFINE_string("problem", None, "Name of the problem.")
+_OPTIMIZER = flags.DEFINE_string("optimizer", "et2_orthogonal", "Name.")
+_HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_base", "Model.")
+_HPARAMS = flags.DEFINE_string("hparams", "", "Changes: name=value,name=value.")
+_DTYPE = flags.DEFINE_string("dtype", "mixed_bfloat16", "Policy.")
+_STEPS = cli.DEFINE_count("train_steps", 62, "Steps.", least=8)
+_RATE = flags.DEFINE_float("rate_factor", 1.0, "The optimizer's known c times this.")
+_WAIT = flags.DEFINE_bool("wait", False, "Internal: wait for a turn before timing.")
+_EVALUATE = flags.DEFINE_bool("evaluate", True, "Evaluate, every 1,000 steps too.")
+_PROFILE = cli.DEFINE_path("profile", None, "Folder for a trace of two steps: JAX.")
+_WARMUP, _TIMED = 4, 56  # steps that are not timed, and steps that are, at most
+
+
+def main(argv):
+    cli.no_arguments(argv)
+    cli.require(_DATA_DIR, _PROBLEM)
+    cli.print_json(train())
+
+
+def train():
+    """Trains, and returns the figures."""
+    import keras
+
+    from benchmarks import measure
+    from trainer import registry
+    from trainer.training import flops
+    from trainer.training import loop
+    from trainer.training.run import Run
+
+    class Stopwatch(keras.callbacks.Callback):
+        """Times the steps after those that compile, and reads the peak of memory."""
+
+        seconds = possible = peak = None
+
+        def on_train_batch_end(self, batch, logs=None):
+            step = batch + 1
+            if step == _WARMUP:
+                _wait_for(logs)
+                if _WAIT.value:
+                    measure.wait_for_turn()
+                    dtype = keras.dtype_policies.get(_DTYPE.value).compute_dtype
+                    self.possible = flops.of_matrix_product(dtype)
+                self.began = time.perf_counter()
+            if step == _WARMUP + timed:
+                _wait_for(logs)
+                self.seconds = time.perf_counter() - self.began
+                self.peak = measure.device_peak_bytes()
+                if _PROFILE.value:
+                    self.trace = measure.traced(_PROFILE.value)
+                    self.trace.__enter__()
+            if step == _WARMUP + timed + 2 and _PROFILE.value:
+                _wait_for(logs)
+                self.trace.__exit__(None, None, None)
+            if step == _STEPS.value and not _EVALUATE.value:
+                self.model.stop_training = True
+
+    def figures(step):
+        about = {
+            "optimizer": _OPTIMIZER.value,
+            "c": hparams.learning_rate_constant,
+            "steps": step,
+            "tokens_per_second": timed * hparams.batch_size / stopwatch.seconds,
+            "flops_of_matrix_product": stopwatch.possible,
+            "device_peak_bytes": stopwatch.peak,
+            "environment": measure.environment(),
+            "seconds_in_all": time.perf_counter() - began,
+        }
+        return about | {"curve": curve}
+
+    hparams = registry.hparams_sets.get(_HPARAMS_SET.value)().override(_HPARAMS.value)
+    constant = registry.optimizers.learning_rate_constant(_OPTIMIZER.value)
+    hparams = dataclasses.replace(
+        hparams,
+        optimizer=_OPTIMIZER.value,
+        learning_rate_constant=constant * _RATE.value,
+    )
+    stopwatch, curve = Stopwatch(), []
+    timed = min(_TIMED, _STEPS.value - _WARMUP - 2)
+    began = time.perf_counter()
+
+    def on_evaluation(step, evaluation):
+        curve.append((step, evaluation.nats_per_token))
+        cli.print_json(figures(step))  # what is left of a run that is ended
+
+    result = loop.train(
+        Run(
+            problem=_PROBLEM.value,
+            data_dir=_DATA_DIR.value,
+            hparams=hparams,
+            # A run that ends before its last step is not evaluated.
+            train_steps=_STEPS.value + (not _EVALUATE.value),
+            dtype=_DTYPE.value,
+            xla_compile="true",
+            local_eval_frequency=1000,
+            label=_OPTIMIZER.value,
+        ),
+        extra_callbacks=[stopwatch],
+        on_evaluation=on_evaluation,
+    )
+    flops_per_token = result.flops_per_second / result.tokens_per_second
+    return figures(result.steps) | {
+        "flops_per_token": flops_per_token,
+        "parameters": result.model.count_params(),
+        "state_scalars": result.state_scalars,
+    }
+
+
+def _wait_for(logs):
+    """Waits until a step is done."""
+    import keras
+
+    keras.ops.convert_to_numpy(logs["loss"])
+
+
+run = cli.entry_point(main, __doc__, __name__)
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,116 @@
+"""Shows the figures of `optimizer_step` and of `gpu` as Markdown tables."""
+
+
+def updates(figures):
+    """Returns the figures of `optimizer_step.measure` as Markdown."""
+    rows = figures["optimizers"]
+    sgd, adam = (rows.get(peer, {}).get("milliseconds") for peer in ("sgd", "adam"))
+    lines = [
+        "| optimizer | ms | / sgd | / adam | state bytes | temporary / largest "
+        "variable | first call s | of copy speed |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, r in rows.items():
+        temporary, time_taken = r["temporary_bytes"], r["milliseconds"]
+        cells = [
+            f"{time_taken:.3g}",
+            _cell(sgd and time_taken / sgd, ".2f"),
+            _cell(adam and time_taken / adam, ".2f"),
+            f"{r['state_bytes']:,}",
+            _cell(
+                None
+                if temporary is None
+                else temporary / figures["largest_variable_bytes"],
+                ".2f",
+            ),
+            f"{r['compile_seconds']:.1f}",
+            _cell(r.get("share_of_copy_bandwidth"), ".0%"),
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(value, form):
+    return "" if value is None else format(value, form)
+
+
+def gpu(rows):
+    """Returns the tables of `benchmarks.gpu`.
+
+    Args:
+        rows: one a part: {"stage", "name", and its figures}.
+    """
+    failed = [r for r in rows if "failed" in r]
+    rows = [r for r in rows if "failed" not in r]
+    parts, presets = [], {}
+    for row in rows:
+        if "optimizers" in row:
+            presets.setdefault(row["preset"], []).append(row)
+    for preset, of_preset in presets.items():
+        whole = dict(of_preset[0])
+        whole["optimizers"] = {
+            n: r for o in of_preset for n, r in o["optimizers"].items()
+        }
+        parts.append(
+            f"### One update: {preset}, {whole['parameters']:,} parameters\n\n"
+            f"{whole['environment']}; a copy moves "
+            f"{whole['copy_bandwidth'] / 1e9:,.0f} GB/s.\n\n" + updates(whole)
+        )
+    trained = [r for r in rows if "tokens_per_second" in r]
+    for stage in ("speed", "memory"):
+        of_stage = [r for r in trained if r["stage"] == stage]
+        if of_stage:
+            parts.append(f"### Training: {stage}\n\n" + _training(of_stage))
+    quality = [r for r in trained if r["stage"] == "quality"]
+    if quality:
+        parts.append("### Quality\n\n" + _quality(quality))
+    if failed:
+        lines = [f"- {r['stage']} {r['name']}: {r['failed']}" for r in failed]
+        parts.append("### Not measured\n\n" + "\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _training(rows):
+    about = next((r for r in rows if "flops_per_token" in r), {})
+    per_token = about.get("flops_per_token")
+    possible = max((r.get("flops_of_matrix_product") or 0 for r in rows), default=0)
+    lines = [
+        f"{about.get('environment', '')}, {about.get('parameters', 0):,} parameters; a "
+        f"large matrix product runs at {possible / 1e12:,.1f} TFLOP/s.\n",
+        "| optimizer | tokens/s | / sgd | share of the matrix product | peak GB on the "
+        "device | bytes a parameter | state scalars |",
+        "|---" * 7 + "|",
+    ]
+    sgd = next((r["tokens_per_second"] for r in rows if r["name"] == "sgd"), None)
+    for r in rows:
+        speed, peak = r["tokens_per_second"], r.get("device_peak_bytes")
+        cells = [
+            r["name"],
+            f"{speed:,.0f}",
+            f"{speed / sgd:.3f}" if sgd else "",
+            f"{speed * per_token / possible:.1%}" if possible and per_token else "",
+            f"{peak / 1e9:.2f}" if peak else "",
+            f"{peak / about['parameters']:.1f}" if peak and about else "",
+            f"{r['state_scalars']:,}" if "state_scalars" in r else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _quality(rows):
+    steps = sorted({step for r in rows for step, _ in r["curve"]})
+    lines = [
+        rows[0]["environment"] + ". Nats per token of the development set.\n",
+        "| optimizer | c | "
+        + " | ".join(f"step {step:,}" for step in steps)
+        + " | state scalars | seconds |",
+        "|---" * (4 + len(steps)) + "|",
+    ]
+    order = {r["name"]: i for i, r in reversed(list(enumerate(rows)))}
+    for r in sorted(rows, key=lambda r: (order[r["name"]], r["c"])):
+        curve = dict(map(tuple, r["curve"]))
+        nats = [_cell(curve.get(step), ".4f") for step in steps]
+        scalars = _cell(r.get("state_scalars"), ",")
+        cells = [r["name"], f"{r['c']:g}", *nats, scalars, f"{r['wall_seconds']:.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
