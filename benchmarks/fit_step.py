@@ -18,6 +18,7 @@ from benchmarks.measure import timed
 from trainer.bin import cli
 
 _HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_small", "Model.")
+_HPARAMS = flags.DEFINE_string("hparams", "", "Changes: name=value,name=value.")
 _OPTIMIZERS = flags.DEFINE_list("optimizers", "sgd,adam,et1,et2,et3", "Names.")
 _ROUNDS = cli.DEFINE_count("rounds", 8, "Turns of each optimizer.")
 _STEPS = cli.DEFINE_count("steps", 10, "Steps of a turn.")
@@ -35,7 +36,7 @@ def main(argv):
     from trainer import registry
     from trainer.models import losses
 
-    hparams = registry.hparams_sets.get(_HPARAMS_SET.value)()
+    hparams = registry.hparams_sets.get(_HPARAMS_SET.value)().override(_HPARAMS.value)
     shape = (_TOKENS.value // _LENGTH, _LENGTH)
     rows = np.random.default_rng(0).integers(2, _VOCAB.value, shape, "int32")
     batches = np.concatenate([rows] * _STEPS.value)
@@ -51,8 +52,9 @@ def main(argv):
         turn(rows)  # traces and compiles
         times[name].append(1e3 * timed(lambda: turn(batches)) / _STEPS.value)
     print(
-        f"{_HPARAMS_SET.value}, {model.count_params():,} parameters, "
-        f"{_TOKENS.value} tokens a step, {environment()}\n"
+        f"{_HPARAMS_SET.value} {_HPARAMS.value}, {model.count_params():,} parameters, "
+        f"{len(model.trainable_variables)} variables, {_TOKENS.value} tokens a step, "
+        f"{environment()}\n"
     )
     peer = "adam" if "adam" in times else next(iter(times))
     print(f"| optimizer | ms a step | / {peer} |\n|---|---|---|")

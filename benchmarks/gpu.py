@@ -35,8 +35,7 @@ _SMOKE = flags.DEFINE_bool("smoke", False, "Small shapes and few steps.")
 _SECONDS = cli.DEFINE_count("seconds", 660, "All parts together, at most.")
 _STAGES = flags.DEFINE_list("stages", "update,speed,memory,quality", "What to measure.")
 _WORKERS = cli.DEFINE_count("workers", 8, "Quality runs that are ready or train.")
-# The constants were tuned on a model of a quarter of the width.
-_RATES = flags.DEFINE_list("rate_factors", "0.5,0.25,1", "Of each c, in this order.")
+_RATES = flags.DEFINE_list("rate_factors", "1,2,0.5", "Of each c, in this order.")
 _QUALITY_STEPS = cli.DEFINE_count("quality_steps", 3000, "Steps of a quality run.")
 _PROFILE = flags.DEFINE_bool("profile", False, "Keep a trace of et2_orthogonal.")
 # Nothing random and nothing smoothed: what every peer of the table does alike.

@@ -88,7 +88,9 @@ def train():
         return about | {"curve": curve}
 
     hparams = registry.hparams_sets.get(_HPARAMS_SET.value)().override(_HPARAMS.value)
-    constant = registry.optimizers.learning_rate_constant(_OPTIMIZER.value)
+    constant = registry.optimizers.learning_rate_constant(
+        _OPTIMIZER.value, hparams.hidden_size
+    )
     hparams = dataclasses.replace(
         hparams,
         optimizer=_OPTIMIZER.value,

@@ -71,7 +71,7 @@ class OptimizerRegistry(Registry):
 
     def __init__(self, modules: list[str]):
         super().__init__("optimizer", modules)
-        self._constants: dict[str, float] = {}
+        self._constants: dict[str, tuple[float, int | None]] = {}
 
     def register(
         self,
@@ -79,6 +79,7 @@ class OptimizerRegistry(Registry):
         name: str | None = None,
         *,
         learning_rate_constant: float | None = None,
+        width: int | None = None,
     ) -> Callable:
         """Returns a decorator that adds a function of (learning_rate, hparams).
 
@@ -86,6 +87,8 @@ class OptimizerRegistry(Registry):
             entry: nothing; it is here for the error of a decorator without arguments.
             name: of the optimizer. Defaults to the function's.
             learning_rate_constant: c of the schedule where the hparams give none.
+            width: hidden size of the model for which c was tuned. Wider ones take
+                c * width / hidden size. None: c is for all.
 
         Raises:
             UsageError: the constant is missing, or the name is taken.
@@ -100,19 +103,24 @@ class OptimizerRegistry(Registry):
 
         def add(make):
             super(OptimizerRegistry, self).register(make, name)
-            self._constants[name or make.__name__] = constant
+            self._constants[name or make.__name__] = constant, width
             return make
 
         return add
 
-    def learning_rate_constant(self, name: str) -> float:
-        """Returns c of an optimizer.
+    def learning_rate_constant(self, name: str, hidden_size: int = 0) -> float:
+        """Returns c of an optimizer, for a model of a hidden size.
+
+        Args:
+            name: of the optimizer.
+            hidden_size: 0 is that for which c was tuned.
 
         Raises:
             UsageError: nothing has that name.
         """
         self.get(name)
-        return self._constants[name]
+        constant, width = self._constants[name]
+        return constant * min(1.0, width / hidden_size if width and hidden_size else 1)
 
 
 problems = Registry("problem", ["trainer.data.problems"])

@@ -2,7 +2,9 @@
 
 An entry takes (learning_rate, hparams), as in Tensor2Tensor, and returns a Keras
 optimizer. c, the constant of the `inverse_sqrt` schedule, was tuned per optimizer:
-`python -m trainer.experiments.memory_performance`.
+`python -m trainer.experiments.memory_performance`. Twice the width halves the best c,
+of Adam and of `et2_orthogonal` (docs/results.md), as Yang et al. 2021, "Tensor Programs
+V", arXiv 2203.03466, derive it for Adam.
 """
 
 import re
@@ -45,8 +47,11 @@ def register(name, learning_rate_constant, optimizer, of_model=None, **arguments
         )
 
     registry.optimizers.register(
-        name=name, learning_rate_constant=learning_rate_constant
+        name=name, learning_rate_constant=learning_rate_constant, width=TUNED_WIDTH
     )(make)
+
+
+TUNED_WIDTH = 128  # hidden size of `transformer_tiny`
 
 
 # Keras' own.
@@ -197,7 +202,9 @@ def create(hparams, variables):
     make = registry.optimizers.get(hparams.optimizer)
     constant = (
         hparams.learning_rate_constant
-        or registry.optimizers.learning_rate_constant(hparams.optimizer)
+        or registry.optimizers.learning_rate_constant(
+            hparams.optimizer, hparams.hidden_size
+        )
     )
     schedule = registry.schedules.get(hparams.learning_rate_schedule)
     optimizer = make(schedule(hparams, constant), hparams)

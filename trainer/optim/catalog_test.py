@@ -115,12 +115,15 @@ def test_every_name_is_mentioned():
 
 def test_the_constant_is_that_of_the_entry_or_of_the_hparams():
     schedule = "learning_rate_schedule=constant"
-    rates = [
-        float(catalog.create(HParams().override(text), []).learning_rate)
-        for text in (schedule, f"{schedule},learning_rate_constant=0.25")
-    ]
     own = registry.optimizers.learning_rate_constant(HParams().optimizer)
-    assert rates == pytest.approx([own, 0.25])
+    for text, rate in (
+        (schedule, own / 4),  # the width is 512
+        (f"{schedule},hidden_size=128", own),
+        (f"{schedule},hidden_size=64", own),
+        (f"{schedule},learning_rate_constant=0.25", 0.25),
+    ):
+        made = catalog.create(HParams().override(text), [])
+        assert float(made.learning_rate) == pytest.approx(rate)
     assert isinstance(catalog.create(HParams(), []), ExtremeTensoring)
 
 
@@ -141,7 +144,9 @@ def test_every_optimizer_takes_a_step(name):
 def test_every_schedule_takes_steps(name):
     """At rates that are finite, and more than 0 once it has begun."""
     hparams = dataclasses.replace(
-        HParams(), learning_rate_schedule=name, optimizer="et2_rank1"
+        HParams(hidden_size=128),
+        learning_rate_schedule=name,
+        optimizer="et2_rank1",
     )
     optimizer = catalog.create(hparams, [])
     optimizer.jit_compile = False
