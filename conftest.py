@@ -17,10 +17,10 @@ hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure():
-    """Two logical CPU devices, for tests of distribution."""
+    """Several CPU devices, for tests of distribution: 8 on JAX, 2 on TensorFlow."""
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend == "jax":
-        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
     if backend != "tensorflow":
         return
     import tensorflow as tf

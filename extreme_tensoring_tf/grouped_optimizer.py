@@ -220,7 +220,7 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
             and self._slots.indices[position].dims
         }
         for position in watched:
-            self._slots.watch(position, variables[position].shape)
+            self._slots.watch(position, variables[position])
         return watched
 
     def unwatch_diagonals(self) -> None:

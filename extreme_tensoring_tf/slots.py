@@ -11,7 +11,9 @@ from extreme_tensoring_tf.matrix_view import MatrixView
 from extreme_tensoring_tf.tensor_index import TensorIndex
 from extreme_tensoring_tf.variables import assign
 from extreme_tensoring_tf.variables import dtype_of
+from extreme_tensoring_tf.variables import layout_of
 from extreme_tensoring_tf.variables import raw
+from extreme_tensoring_tf.variables import replicated_layout
 from extreme_tensoring_tf.variables import tensor
 
 
@@ -52,6 +54,7 @@ class Slots:
                     add_variable(
                         shape=(dim,),
                         dtype=statistics_dtype(variable),
+                        layout=replicated_layout(1),
                         name=f"{prefix}_statistic_{label}",
                     )
                     for dim, label in zip(index.dims, index.labels)
@@ -62,21 +65,24 @@ class Slots:
                     add_variable(
                         shape=variable.shape,
                         dtype=momentum_dtype or variable.dtype,
-                        # Private, and as Keras' own slots: absent without layouts.
-                        layout=getattr(variable, "_layout", None),
+                        layout=layout_of(variable),
                         name=f"{prefix}_momentum",
                     )
                 )
         if settings.skip_nonfinite or settings.beta_1 or settings.beta_2:
             self.counters = add_variable(
-                shape=(len(variables), 2), dtype="int32", name="counters"
+                shape=(len(variables), 2),
+                dtype="int32",
+                layout=replicated_layout(2),
+                name="counters",
             )
 
-    def watch(self, position: int, shape) -> None:
+    def watch(self, position: int, variable) -> None:
         """Keeps AdaGrad's full-size sums of one variable."""
         self.diagonals[position] = self._add_variable(
-            shape=shape,
+            shape=variable.shape,
             dtype=self._dtypes[position],
+            layout=layout_of(variable),
             name=f"{self._prefixes[position]}_diagonal",
         )
 

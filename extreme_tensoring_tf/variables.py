@@ -59,6 +59,29 @@ def path_of(variable) -> str:
     return getattr(variable, "path", variable.name)
 
 
+def layout_of(variable):
+    """Returns how a variable is laid out over devices, for slots of its shape; or None.
+
+    The attribute is private, and Keras' own slots read it, too.
+    """
+    return getattr(variable, "_layout", None)
+
+
+def replicated_layout(axes: int):
+    """Returns the layout of an array that every device holds whole, or None.
+
+    Without it a `keras.distribution.LayoutMap` would find the slot by its name, which
+    holds that of its variable, and cut a vector as it cuts the matrix.
+
+    Args:
+        axes: of the array.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return None
+    return keras.distribution.TensorLayout([None] * axes, distribution.device_mesh)
+
+
 def check_dtype(variable) -> None:
     """Refuses a variable whose entries are not real floating-point numbers.
 
