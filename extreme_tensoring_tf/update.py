@@ -20,7 +20,7 @@ from extreme_tensoring_tf.newton_schulz import Orthogonalizer
 from extreme_tensoring_tf.preconditioner import Preconditioner
 from extreme_tensoring_tf.preconditioner import squared_norms
 from extreme_tensoring_tf.variables import dtype_of
-from extreme_tensoring_tf.variables import has_gpu
+from extreme_tensoring_tf.variables import has_accelerator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _most(index, size, entries):
     """Returns how many variables of an index and a size are updated together."""
     if isinstance(index, MatrixView) and size >= STACKED:
         on_gpu = ORTHOGONALIZED_ENTRIES_ON_GPU
-        return max(1, (on_gpu if has_gpu() else ORTHOGONALIZED_ENTRIES) // size)
+        return max(1, (on_gpu if has_accelerator() else ORTHOGONALIZED_ENTRIES) // size)
     most = max(1, entries // size)
     return most if size < STACKED else min(most, GROUP_VARIABLES)
 

@@ -162,7 +162,7 @@ def test_how_many_are_updated_together(count, shape, sizes):
 
 @pytest.mark.parametrize("on_gpu, sizes", [(False, [1] * 6), (True, [6])])
 def test_how_many_are_orthogonalized_together(monkeypatch, on_gpu, sizes):
-    monkeypatch.setattr(update, "has_gpu", lambda: on_gpu)
+    monkeypatch.setattr(update, "has_accelerator", lambda: on_gpu)
     shape = (256, 1024)
     (kind,) = alike(members(6, shape), [matrix_view(shape)] * 6)
     assert [len(group) for group in kind] == sizes
@@ -181,7 +181,7 @@ def test_how_many_are_orthogonalized_together(monkeypatch, on_gpu, sizes):
 def test_variables_updated_together_are_updated_as_if_alone(monkeypatch, shape, form):
     if "orthogonalize" in form and len(shape) < 2:
         pytest.skip("a vector has no polar factor")
-    monkeypatch.setattr(update, "has_gpu", lambda: True)  # the largest groups
+    monkeypatch.setattr(update, "has_accelerator", lambda: True)  # the largest groups
     rng = np.random.default_rng(0)
     values = [np.full(shape, i + 1, "float32") for i in range(3)]
     together = [keras.Variable(v) for v in values]

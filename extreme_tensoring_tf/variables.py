@@ -15,17 +15,18 @@ IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 
 @functools.cache
-def has_gpu() -> bool:
-    """Returns whether the backend computes on a GPU where there is a choice."""
+def has_accelerator() -> bool:
+    """Returns whether the backend computes on a GPU or a TPU."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return bool(tf.config.list_logical_devices("GPU"))
+        devices = tf.config.list_logical_devices()
+        return any(device.device_type in ("GPU", "TPU") for device in devices)
     if backend == "jax":
         import jax
 
-        return jax.default_backend() == "gpu"
+        return jax.default_backend() != "cpu"
     if backend == "torch":
         import torch
 

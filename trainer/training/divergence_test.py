@@ -37,7 +37,7 @@ def test_a_run_that_diverges_keeps_what_was_good(
 
     On a GPU a loss is read one step later.
     """
-    monkeypatch.setattr(run_state, "has_gpu", lambda: on_gpu)
+    monkeypatch.setattr(run_state, "has_accelerator", lambda: on_gpu)
     frequent = dataclasses.replace(
         run(data_dir, tmp_path, 60, optimizer="sgd"),
         save_checkpoints_steps=2,

@@ -6,7 +6,7 @@ import time
 
 import keras
 
-from extreme_tensoring_tf.variables import has_gpu
+from extreme_tensoring_tf.variables import has_accelerator
 from trainer.evaluation.evaluation import Evaluation
 
 
@@ -69,7 +69,7 @@ class RunState(keras.callbacks.Callback):
         self.seconds = 0.0
         self.timed_steps = 0
         self._nonfinite_steps = nonfinite_steps
-        self._lag = int(has_gpu()) if lag is None else lag
+        self._lag = int(has_accelerator()) if lag is None else lag
         self._unread = collections.deque()  # (step, loss on the device)
 
     def set_model(self, model):
