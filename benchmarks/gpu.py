@@ -27,13 +27,15 @@ from absl import flags
 from benchmarks import tables
 from benchmarks.measure import READY
 from trainer.bin import cli
+from trainer.errors import UsageError
 
 _DATA_DIR = cli.DEFINE_path("data_dir", None, "Folder that et-datagen wrote.")
 _PROBLEM = flags.DEFINE_string("problem", None, "Name of the problem.")
 _OUTPUT_DIR = cli.DEFINE_path("output_dir", "gpu_results", "Folder for the results.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "Small shapes and few steps.")
 _SECONDS = cli.DEFINE_count("seconds", 660, "All parts together, at most.")
-_STAGES = flags.DEFINE_list("stages", "update,speed,memory,quality", "What to measure.")
+STAGES = ("update", "speed", "memory", "quality")
+_STAGES = flags.DEFINE_list("stages", list(STAGES), "What to measure.")
 _WORKERS = cli.DEFINE_count("workers", 8, "Quality runs that are ready or train.")
 _RATES = flags.DEFINE_list("rate_factors", "1,2,0.5", "Of each c, in this order.")
 _QUALITY_STEPS = cli.DEFINE_count("quality_steps", 3000, "Steps of a quality run.")
@@ -70,6 +72,9 @@ def main(argv):
     from trainer.data import dataset
 
     dataset.load_description(_DATA_DIR.value, _PROBLEM.value)
+    unknown = set(_STAGES.value) - set(STAGES)
+    if unknown:
+        raise UsageError(f"--stages: unknown {sorted(unknown)}. Known: {list(STAGES)}")
     output = pathlib.Path(_OUTPUT_DIR.value)
     output.mkdir(parents=True, exist_ok=True)
     results = Results(output)
@@ -81,31 +86,42 @@ def main(argv):
 
 def parts():
     """Returns all parts, in the order of their importance."""
-    return [
-        *_updates(),
-        *_speeds(),
-        *_memories(),
-        *_qualities(),
-    ]
+    return [*_updates(), *_speeds(), *_memories(), *_qualities()]
 
 
 def _updates():
     table = {"1e6": "sgd,adam,et2_orthogonal"} if _SMOKE.value else UPDATES
     for preset, names in table.items():
         for name in names.split(","):
-            command = f"benchmarks.optimizer_step --preset={preset} --updates=10"
-            command += f" --rounds=5 --optimizers={name} --wait"
+            command = [
+                "benchmarks.optimizer_step",
+                f"--preset={preset}",
+                f"--optimizers={name}",
+                "--updates=10",
+                "--rounds=5",
+                "--wait",
+            ]
             if _PROFILE.value and name.startswith("et2_"):
-                command += f" --profile={_OUTPUT_DIR.value}/profile/{preset}_{name}"
-            yield Part("update", f"{name} {preset}", tuple(command.split()))
+                command.append(_profile(f"{preset}_{name}"))
+            yield Part("update", f"{name} {preset}", tuple(command))
+
+
+def _profile(name):
+    return f"--profile={_OUTPUT_DIR.value}/profile/{name}"
 
 
 def _training(stage, name, size, hparams, steps, *more):
-    size = "transformer_tiny" if _SMOKE.value else size
-    command = f"benchmarks.gpu_training --data_dir={_DATA_DIR.value} --wait"
-    command += f" --problem={_PROBLEM.value} --optimizer={name} --hparams_set={size}"
-    command += f" --hparams={PLAIN},{hparams} --train_steps={steps}"
-    return Part(stage, name, (*command.split(), *more))
+    command = (
+        "benchmarks.gpu_training",
+        f"--data_dir={_DATA_DIR.value}",
+        f"--problem={_PROBLEM.value}",
+        f"--optimizer={name}",
+        f"--hparams_set={'transformer_tiny' if _SMOKE.value else size}",
+        f"--hparams={PLAIN},{hparams}",
+        f"--train_steps={steps}",
+        "--wait",
+    )
+    return Part(stage, name, (*command, *more))
 
 
 def _speeds():
@@ -114,7 +130,7 @@ def _speeds():
     for name in SPEED:
         more = ["--noevaluate"]
         if _PROFILE.value and name in PROFILED:
-            more.append(f"--profile={_OUTPUT_DIR.value}/profile/training_{name}")
+            more.append(_profile(f"training_{name}"))
         yield _training("speed", name, "transformer_base", hparams, steps, *more)
     size = "transformer_tiny" if _SMOKE.value else "transformer_base"
     command = "benchmarks.trainer_throughput --worker=hugging_face_compiled --wait"
@@ -126,7 +142,7 @@ def _memories():
     layers = 2 if _SMOKE.value else 12
     hparams = f"num_hidden_layers={layers},batch_size=1024"
     for name in MEMORY:
-        yield _training("memory", name, "transformer_big", hparams, 8, "--noevaluate")
+        yield _training("memory", name, "transformer_big", hparams, 14, "--noevaluate")
 
 
 def _qualities():
