@@ -25,7 +25,7 @@ def regret(optimizer, x, rate):
     """Returns the sum of f(x_t) over steps from the start; f is 0 at its minimum."""
     h, exact = problem()
     for variable in (x, *optimizer.variables):
-        variable.assign(ops.zeros_like(variable))
+        variable.assign(ops.zeros(variable.shape, variable.dtype))
     optimizer.learning_rate = rate
     total = 0.0
     for _ in range(STEPS):
