@@ -52,7 +52,7 @@ def main(argv):
         turn(rows)  # traces and compiles
         times[name].append(1e3 * timed(lambda: turn(batches)) / _STEPS.value)
     print(
-        f"{_HPARAMS_SET.value} {_HPARAMS.value}, {model.count_params():,} parameters, "
+        f"{f'{_HPARAMS_SET.value} {_HPARAMS.value}'.strip()}, {model.count_params():,} parameters, "
         f"{len(model.trainable_variables)} variables, {_TOKENS.value} tokens a step, "
         f"{environment()}\n"
     )
