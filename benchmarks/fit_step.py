@@ -51,8 +51,9 @@ def main(argv):
 
         turn(rows)  # traces and compiles
         times[name].append(1e3 * timed(lambda: turn(batches)) / _STEPS.value)
+    name = f"{_HPARAMS_SET.value} {_HPARAMS.value}".strip()
     print(
-        f"{f'{_HPARAMS_SET.value} {_HPARAMS.value}'.strip()}, {model.count_params():,} parameters, "
+        f"{name}, {model.count_params():,} parameters, "
         f"{len(model.trainable_variables)} variables, {_TOKENS.value} tokens a step, "
         f"{environment()}\n"
     )
