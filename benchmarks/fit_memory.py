@@ -23,7 +23,7 @@ from trainer.bin import cli
 _OPTIMIZERS = flags.DEFINE_list(
     "optimizers", "sgd,adam,et2_rank1,et2_orthogonal", "Names."
 )
-_LAYERS = flags.DEFINE_list("layers", "20,60", "The two depths.")
+_LAYERS = cli.DEFINE_counts("layers", "20,60", "The two depths.")
 _TRIAL = flags.DEFINE_enum("trial", "", ["", "auto", "xla"], "Used by itself.")
 _WIDTH = 1024
 

@@ -28,6 +28,7 @@ from benchmarks import tables
 from benchmarks.measure import READY
 from trainer.bin import cli
 from trainer.errors import UsageError
+from trainer.experiments.language_modeling import NO_REGULARIZATION
 
 _DATA_DIR = cli.DEFINE_path("data_dir", None, "Folder that et-datagen wrote.")
 _PROBLEM = flags.DEFINE_string("problem", None, "Name of the problem.")
@@ -40,11 +41,6 @@ _WORKERS = cli.DEFINE_count("workers", 8, "Quality runs that are ready or train.
 _RATES = flags.DEFINE_list("rate_factors", "1,2,0.5", "Of each c, in this order.")
 _QUALITY_STEPS = cli.DEFINE_count("quality_steps", 3000, "Steps of a quality run.")
 _PROFILE = flags.DEFINE_bool("profile", False, "Keep a trace of et2_orthogonal.")
-# Nothing random and nothing smoothed: what every peer of the table does alike.
-PLAIN = (
-    "layer_prepostprocess_dropout=0,attention_dropout=0,relu_dropout=0,"
-    "label_smoothing=0"
-)
 # Optimizers whose update is measured, by shapes: what fits the card side by side.
 UPDATES = {
     "transformer_23m": "sgd,adam,adafactor,et1,et2,et3,et2_rank1,et2_orthogonal,"
@@ -117,7 +113,7 @@ def _training(stage, name, size, hparams, steps, *more):
         f"--problem={_PROBLEM.value}",
         f"--optimizer={name}",
         f"--hparams_set={'transformer_tiny' if _SMOKE.value else size}",
-        f"--hparams={PLAIN},{hparams}",
+        f"--hparams={NO_REGULARIZATION}{hparams}",
         f"--train_steps={steps}",
         "--wait",
     )

@@ -75,7 +75,7 @@ def train():
                 self.model.stop_training = True
 
     def figures(step):
-        about = {
+        return {
             "optimizer": _OPTIMIZER.value,
             "c": hparams.learning_rate_constant,
             "steps": step,
@@ -83,9 +83,8 @@ def train():
             "flops_of_matrix_product": stopwatch.possible,
             "device_peak_bytes": stopwatch.peak,
             "environment": measure.environment(),
-            "seconds_in_all": time.perf_counter() - began,
+            "curve": curve,
         }
-        return about | {"curve": curve}
 
     hparams = registry.hparams_sets.get(_HPARAMS_SET.value)().override(_HPARAMS.value)
     constant = registry.optimizers.learning_rate_constant(
@@ -98,7 +97,6 @@ def train():
     )
     stopwatch, curve = Stopwatch(), []
     timed = min(_TIMED, _STEPS.value - _WARMUP - 2)
-    began = time.perf_counter()
 
     def on_evaluation(step, evaluation):
         curve.append((step, evaluation.nats_per_token))

@@ -21,9 +21,7 @@ from trainer.bin import cli
 
 _BUDGET = cli.DEFINE_size("budget", "4GB", "Resident memory: 4GB, 800MB.")
 _OPTIMIZERS = flags.DEFINE_list(
-    "optimizers",
-    "adam,adafactor,et2,et2_orthogonal",
-    "Names.",
+    "optimizers", "adam,adafactor,et2,et2_orthogonal", "Names."
 )
 _HIDDEN = cli.DEFINE_count("hidden_size", 1024, "Width of the model.")
 _VOCAB = cli.DEFINE_count("vocab_size", 32768, "Tokens of the vocabulary.")

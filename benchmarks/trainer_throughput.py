@@ -86,18 +86,11 @@ def _turn(name):
 
 
 def _hparams():
-    import dataclasses
-
     from trainer import registry
+    from trainer.experiments.language_modeling import NO_REGULARIZATION
 
-    return dataclasses.replace(
-        registry.hparams_sets.get(_HPARAMS_SET.value)(),
-        batch_size=_TOKENS.value,
-        layer_prepostprocess_dropout=0.0,
-        attention_dropout=0.0,
-        relu_dropout=0.0,
-        label_smoothing=0.0,
-    )
+    hparams = registry.hparams_sets.get(_HPARAMS_SET.value)()
+    return hparams.override(f"{NO_REGULARIZATION}batch_size={_TOKENS.value}")
 
 
 def _random_rows(count):

@@ -7,12 +7,13 @@ device. That choice is kept here; the figures behind it are in
 
 import contextlib
 import contextvars
-import functools
 import math
 
 import keras
 import numpy as np
 from keras import ops
+
+from extreme_tensoring_tf.variables import has_accelerator
 
 # Bytes of a block, whose squares stay in a core's cache. XLA's older and newer CPU
 # backends differ in what starting a loop's operations costs.
@@ -23,18 +24,9 @@ _LONGEST_ROW = 16384
 _in_blocks = contextvars.ContextVar("in_blocks", default=False)
 
 
-@functools.cache
 def _on_cpu(backend):
     """Returns whether Keras runs on this backend, and that on the CPU alone."""
-    if keras.backend.backend() != backend:
-        return False
-    if backend == "jax":
-        import jax
-
-        return jax.default_backend() == "cpu"
-    import tensorflow as tf
-
-    return not tf.config.list_physical_devices("GPU")
+    return keras.backend.backend() == backend and not has_accelerator()
 
 
 @contextlib.contextmanager

@@ -21,8 +21,8 @@ def has_accelerator() -> bool:
     if backend == "tensorflow":
         import tensorflow as tf
 
-        devices = tf.config.list_logical_devices()
-        return any(device.device_type in ("GPU", "TPU") for device in devices)
+        # Not the logical ones: listing these starts the devices.
+        return any(tf.config.get_visible_devices(kind) for kind in ("GPU", "TPU"))
     if backend == "jax":
         import jax
 

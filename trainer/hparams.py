@@ -27,9 +27,8 @@ class HParams:
     optimizer: str = "et2_orthogonal"
     # Of ET optimizers, as in 64KB; 0: what their level takes.
     optimizer_state_budget: Bytes = Bytes(0)
-    learning_rate_constant: float = (
-        0.0  # c of the schedule; 0: the optimizer's, for this width
-    )
+    # c of the schedule; 0: the optimizer's, for this width.
+    learning_rate_constant: float = 0.0
     learning_rate_schedule: str = "inverse_sqrt"
     learning_rate_warmup_steps: int = 10_000
     learning_rate_decay_steps: int = 250_000  # of the schedules that end

@@ -176,9 +176,9 @@ class Checkpoints(Part):
 
     def on_train_batch_end(self, batch, logs=None):
         state = self.state
-        if self._unproven and state.loss_step > self._unproven[1]:
-            if math.isfinite(state.loss):
-                self.close()
+        known = self._unproven and state.loss_step > self._unproven[1]
+        if known and math.isfinite(state.loss):
+            self.close()
         due = state.is_due(self._run.save_checkpoints_steps) or state.stopping
         if not due:
             return
