@@ -87,12 +87,14 @@ def DEFINE_count(name: str, default: int | None, help: str, least: int = 1) -> H
     )
 
 
-def DEFINE_counts(name: str, default: str | list, help: str) -> Holder:
+def DEFINE_counts(name: str, default: str | list | None, help: str) -> Holder:
     """Defines a flag whose value is a list of whole numbers of 1 and more."""
     holder = flags.DEFINE_list(name, default, help)
     flags.register_validator(
         holder,
-        lambda items: all(i.isdecimal() and 0 < int(i) <= COUNT_MAX for i in items),
+        lambda items: all(
+            i.isdecimal() and 0 < int(i) <= COUNT_MAX for i in items or ()
+        ),
         "must be whole numbers of 1 and more with commas between them",
     )
     return holder

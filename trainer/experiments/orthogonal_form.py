@@ -3,7 +3,7 @@ r"""Takes the orthogonal form apart: what each of its settings brings.
     python -m trainer.experiments.orthogonal_form --scale=cpu \
         --tmp_dir=FOLDER_OF_THE_UNPACKED_ARCHIVE --output_dir=orthogonal_form
 
-An entry is a variant named here, or whatever `memory_performance` takes. Rates are
+An entry is one of `variants`, or whatever `memory_performance` takes. Rates are
 tuned as `comparison` says.
 """
 
@@ -12,29 +12,9 @@ import dataclasses
 from trainer.experiments import experiment
 from trainer.experiments import language_modeling
 from trainer.experiments import tradeoff
+from trainer.experiments import variants
 
-# Variant -> what it changes in `et2_orthogonal`.
-VARIANTS = {
-    "orthogonal_matrices": {"level": 1, "tensor_dims": None},  # the rest at ET1
-    "orthogonal_undamped": {"damping": 0.0, "ns_steps": 5},
-    "orthogonal_damping_0.1": {"damping": 0.1, "ns_steps": 3},
-    "orthogonal_damping_1": {"damping": 1.0, "ns_steps": 3},
-    "orthogonal_steps_2": {"ns_steps": 2},
-    "orthogonal_steps_3": {"ns_steps": 3},
-    "orthogonal_steps_6": {"ns_steps": 6},
-    "orthogonal_half": {"rms_rate": 0.5},
-    "orthogonal_double": {"rms_rate": 2.0},
-    "orthogonal_beta_2_0.5": {"beta_2": 0.5},
-    "orthogonal_beta_2_0.99": {"beta_2": 0.99},
-    # Steps that agree with each other add up: momentum wants them smaller.
-    "orthogonal_momentum": {"beta_1": 0.9, "rms_rate": 0.25},
-    "orthogonal_embedding_too": {
-        "orthogonalize": ["kernel", "embedding"],
-        "tensor_dims": None,
-    },
-    "orthogonal_embedding_scalar": {"tensor_dims": None},
-}
-ENTRIES = (*tradeoff.ORTHOGONAL, *VARIANTS)
+ENTRIES = (*tradeoff.ORTHOGONAL, *variants.VARIANTS)
 SCALES = {
     "smoke": dataclasses.replace(
         language_modeling.SMOKE, entries=("et2_orthogonal", "orthogonal_half")
@@ -49,13 +29,7 @@ SCALES = {
 
 
 def conduct(scale, output_dir):
-    from extreme_tensoring_tf import ExtremeTensoring
-    from trainer.optim import catalog
-
-    constant = language_modeling.known_constant("et2_orthogonal")
-    for name, changes in VARIANTS.items():
-        form = catalog.ORTHOGONAL | changes
-        catalog.register(name, constant, ExtremeTensoring, **form)
+    variants.register()
     tradeoff.conduct(scale, output_dir)
 
 

@@ -27,6 +27,13 @@ class Results:
         lines = self._path.read_text(encoding="utf-8").splitlines()
         return iter([_parse(line) for line in lines if line.endswith("}")])
 
+    def find(self, key):
+        """Returns the first record with every item of `key`; None if there is none."""
+        for record in self:
+            if all(record.get(name) == value for name, value in key.items()):
+                return record
+        return None
+
     def run(self, key, function):
         """Returns the record with every item of `key`: an earlier one, or a new one.
 
@@ -34,9 +41,9 @@ class Results:
             key: dict that tells one run from others. Values are plain JSON.
             function: without arguments, gives the rest of the record.
         """
-        for record in self:
-            if all(record.get(name) == value for name, value in key.items()):
-                return record
+        found = self.find(key)
+        if found is not None:
+            return found
         line = cli.json_text(key | function())
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
