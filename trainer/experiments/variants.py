@@ -2,9 +2,16 @@
 
 from trainer.experiments import language_modeling
 
+_COLUMNS = {"embedding": ("et2", "et1")}
 # Variant -> what it changes in `et2_orthogonal`.
 VARIANTS = {
-    "orthogonal_matrices": {"level": 1, "tensor_dims": None},  # the rest at ET1
+    # What is no matrix: all of it at ET1; its vectors whole; the embedding's columns
+    # whole, its rows folded; both of these.
+    "orthogonal_matrices": {"level": 1, "tensor_dims": None},
+    "orthogonal_matrices_slow": {"level": 1, "tensor_dims": None, "beta_2": 0.99},
+    "orthogonal_vectors": {"level": 1},
+    "orthogonal_columns": {"tensor_dims": _COLUMNS},
+    "orthogonal_columns_vectors": {"level": 1, "tensor_dims": _COLUMNS},
     "orthogonal_undamped": {"damping": 0.0, "ns_steps": 5},
     "orthogonal_damping_0.1": {"damping": 0.1, "ns_steps": 3},
     "orthogonal_damping_1": {"damping": 1.0, "ns_steps": 3},
