@@ -83,6 +83,13 @@ setuptools.setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.14",
+            "sybil>=9",  # runs the code of README and docs
+        ],
+        # `make docs`, and the test that the site builds.
+        "docs": [
+            "mkdocs>=1.6",
+            "mkdocs-material>=9.6",
+            "mkdocstrings[python]>=1.0",
         ],
         "examples": ["fastapi>=0.115", "uvicorn>=0.30"],
         "bench": ["psutil>=5.9"],

@@ -118,9 +118,9 @@ class ExtremeTensoring(GroupedOptimizer):
             `model.compile(jit_compile=...)` does not. Costs some seconds at the
             first step and some MB of host memory for each shape. TensorFlow only:
             JAX compiles the whole step anyway. Defaults to True.
-        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema,
-        ema_momentum, ema_overwrite_frequency, loss_scale_factor,
-        gradient_accumulation_steps, name: as in `keras.optimizers.Optimizer`.
+        name, **kwargs: these, and weight_decay, clipnorm, clipvalue, global_clipnorm,
+            use_ema, ema_momentum, ema_overwrite_frequency, loss_scale_factor and
+            gradient_accumulation_steps, are as in `keras.optimizers.Optimizer`.
 
     Raises:
         ValueError: an argument is outside the range given here; a variable is not

@@ -1,0 +1,88 @@
+"""Prints the optimizer state of large language models, before any of them is loaded.
+
+    pip install --no-deps keras-hub kagglehub kagglesdk
+    pip install regex rich tokenizers
+    python -m examples.preset_memory
+
+Models of KerasHub are built in a `keras.StatelessScope`: variables have a path and
+a shape, and no values. It takes seconds, and 1 GB of memory for the 8B parameters of
+Llama. Settings are those of the presets, whose number of parameters KerasHub knows.
+"""
+
+import keras
+
+from extreme_tensoring_tf import memory_report
+from trainer.experiments import report
+
+PRESETS = {
+    "gpt2_extra_large_en": (
+        "GPT2Backbone",
+        {
+            "vocabulary_size": 50257,
+            "num_layers": 48,
+            "num_heads": 25,
+            "hidden_dim": 1600,
+            "intermediate_dim": 6400,
+            "max_sequence_length": 1024,
+        },
+    ),
+    "gemma_2b_en": (
+        "GemmaBackbone",
+        {
+            "vocabulary_size": 256000,
+            "num_layers": 18,
+            "num_query_heads": 8,
+            "num_key_value_heads": 1,
+            "hidden_dim": 2048,
+            "intermediate_dim": 32768,
+            "head_dim": 256,
+        },
+    ),
+    "llama3_8b_en": (
+        "Llama3Backbone",
+        {
+            "vocabulary_size": 128256,
+            "num_layers": 32,
+            "num_query_heads": 32,
+            "num_key_value_heads": 8,
+            "hidden_dim": 4096,
+            "intermediate_dim": 14336,
+        },
+    ),
+}
+OPTIMIZERS = ("adam", "adafactor", "et1", "et2", "et2_orthogonal")
+
+
+def variables(preset):
+    """Returns the variables of a preset, which have no values.
+
+    Raises:
+        ValueError: they are not as many numbers as KerasHub says of the preset.
+    """
+    import keras_hub
+
+    name, settings = PRESETS[preset]
+    backbone = getattr(keras_hub.models, name)
+    with keras.StatelessScope(initialize_variables=False):
+        found = backbone(**settings).trainable_variables
+    parameters = sum(entry["entries"] for entry in memory_report(found, []).variables)
+    known = backbone.presets[preset]["metadata"]["params"]
+    if parameters != known:
+        raise ValueError(f"{preset} has {known:,} parameters, not {parameters:,}")
+    return found
+
+
+def main():
+    """Prints a table of bytes of state, weights of float32, and returns its rows."""
+    rows = []
+    for preset in PRESETS:
+        found = memory_report(variables(preset), ["sgd", *OPTIMIZERS])
+        parameters = sum(entry["entries"] for entry in found.variables)
+        sizes = [f"{found.totals[name]['bytes'] / 1e6:,.2f}" for name in OPTIMIZERS]
+        rows.append((preset, parameters, *sizes))
+    print(report.markdown(("state, MB", "parameters", *OPTIMIZERS), rows))
+    return rows
+
+
+if __name__ == "__main__":
+    main()
