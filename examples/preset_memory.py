@@ -9,10 +9,11 @@ a shape, and no values. It takes seconds, and 1 GB of memory for the 8B paramete
 Llama. Settings are those of the presets, whose number of parameters KerasHub knows.
 """
 
+import math
+
 import keras
 
 from extreme_tensoring_tf import memory_report
-from trainer.experiments import report
 
 PRESETS = {
     "gpt2_extra_large_en": (
@@ -65,7 +66,7 @@ def variables(preset):
     backbone = getattr(keras_hub.models, name)
     with keras.StatelessScope(initialize_variables=False):
         found = backbone(**settings).trainable_variables
-    parameters = sum(entry["entries"] for entry in memory_report(found, []).variables)
+    parameters = sum(math.prod(variable.shape) for variable in found)
     known = backbone.presets[preset]["metadata"]["params"]
     if parameters != known:
         raise ValueError(f"{preset} has {known:,} parameters, not {parameters:,}")
@@ -73,14 +74,17 @@ def variables(preset):
 
 
 def main():
-    """Prints a table of bytes of state, weights of float32, and returns its rows."""
-    rows = []
+    """Prints a table of MB of state, where weights are float32, and returns its rows."""
+    rows = [("state, MB", "parameters", *OPTIMIZERS)]
     for preset in PRESETS:
-        found = memory_report(variables(preset), ["sgd", *OPTIMIZERS])
+        found = memory_report(variables(preset), OPTIMIZERS)
         parameters = sum(entry["entries"] for entry in found.variables)
-        sizes = [f"{found.totals[name]['bytes'] / 1e6:,.2f}" for name in OPTIMIZERS]
-        rows.append((preset, parameters, *sizes))
-    print(report.markdown(("state, MB", "parameters", *OPTIMIZERS), rows))
+        sizes = [f"{total['bytes'] / 1e6:,.2f}" for total in found.totals.values()]
+        rows.append((preset, f"{parameters:,}", *sizes))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for name, *cells in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:])]
+        print(f"{name:{widths[0]}}", *cells, sep="  ")
     return rows
 
 

@@ -38,6 +38,7 @@ class ExtremeTensoring(GroupedOptimizer):
         delta[I] = v[I] ** (-1/2) / max(1, RMS(v ** (-1/2) * g) / clip_threshold)
 
     where
+
         I: the tensor index of an entry, I_i its i-th coordinate,
         S_i: the statistics of dimension i, a float32 vector of length d_i
             (float64 for a float64 variable),
