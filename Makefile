@@ -32,12 +32,14 @@ demo: .venv/installed
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist=worksteal
 
-# Slow tests, and the optimizer on JAX too, where TensorFlow is not installed.
+# Slow tests, and on JAX too, where TensorFlow is not installed, the optimizer and
+# runs that are trained together.
 test-all: test .venv-jax/installed
 	$(BIN)/python -m pytest -m slow
 	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest extreme_tensoring_tf \
-	  trainer/optim/peers examples/programs_test.py \
-	  "docs_test.py::test_every_block_runs[distributed.md]" -m "slow or not slow"
+	  trainer/optim/peers trainer/training/population_test.py \
+	  examples/programs_test.py "docs_test.py::test_every_block_runs[distributed.md]" \
+	  -m "slow or not slow"
 
 # The optimizer on the lowest Keras that it admits; `make test` has the newest.
 test-keras: .venv-keras/installed

@@ -3,11 +3,12 @@ r"""Measures on a GPU: updates up to 1e9 parameters, training speed and memory, 
     python -m benchmarks.gpu --data_dir=DATA --problem=PROBLEM --output_dir=RESULTS
 
 Needs packed rows from et-datagen, and Keras with JAX (KERAS_BACKEND=jax, no
-TensorFlow) or TensorFlow. A part is a process of its own, so that memory is measured
-alone. The parts of a stage compile side by side, and are timed one after the other;
-those of the last stage, quality, two at a time. The most important parts come first,
-and what is not done in `--seconds` is left out. Every figure is written as soon as it
-is there: RESULTS/results.jsonl, and RESULTS/tables.md from it.
+TensorFlow) or, all but quality, TensorFlow. A part is a process of its own, so that
+memory is measured alone. The parts of a stage compile side by side; what is timed is
+timed alone. The most important stages come first, and what is not done in `--seconds`
+is left out. Every figure is written as soon as it is there: RESULTS/results.jsonl, and
+RESULTS/tables.md from it; the losses of quality in RESULTS/log.txt at once, and in
+RESULTS/quality, see `trainer.experiments.rate_grid`.
 --smoke runs the same on small shapes, on a CPU too.
 """
 
@@ -35,10 +36,8 @@ _PROBLEM = flags.DEFINE_string("problem", None, "Name of the problem.")
 _OUTPUT_DIR = cli.DEFINE_path("output_dir", "gpu_results", "Folder for the results.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "Small shapes and few steps.")
 _SECONDS = cli.DEFINE_count("seconds", 660, "All parts together, at most.")
-STAGES = ("update", "speed", "memory", "quality")
+STAGES = ("update", "speed", "memory", "quality", "largest")
 _STAGES = flags.DEFINE_list("stages", list(STAGES), "What to measure.")
-_WORKERS = cli.DEFINE_count("workers", 8, "Quality runs that are ready or train.")
-_RATES = flags.DEFINE_list("rate_factors", "1,2,0.5", "Of each c, in this order.")
 _QUALITY_STEPS = cli.DEFINE_count("quality_steps", 3000, "Steps of a quality run.")
 _PROFILE = flags.DEFINE_bool("profile", False, "Keep a trace of et2_orthogonal.")
 # Optimizers whose update is measured, by shapes: what fits the card side by side.
@@ -50,7 +49,8 @@ UPDATES = {
 SPEED = "et2_orthogonal_half,et2_orthogonal,adam,sgd,et2_rank1,muon".split(",")
 PROFILED = ("sgd", "et2_orthogonal_half")
 MEMORY = "sgd,adam,et2_rank1,et2_orthogonal".split(",")
-QUALITY = "et2_orthogonal,adam,muon,adagrad,et2_rank1,et1,et2,et3,sgd".split(",")
+QUALITY = "et2_orthogonal,adam,muon,adagrad,et2_rank1,et1,et2,et3,sgd"
+LARGEST = "adam,et2_orthogonal,sgd".split(",")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +60,8 @@ class Part:
     stage: str
     name: str
     command: tuple[str, ...]
+    timed: bool = True  # it says when it is ready, and waits for its turn
+    table: str | None = None  # file that it leaves, in place of figures it prints
 
 
 def main(argv):
@@ -82,7 +84,7 @@ def main(argv):
 
 def parts():
     """Returns all parts, in the order of their importance."""
-    return [*_updates(), *_speeds(), *_memories(), *_qualities()]
+    return [*_updates(), *_speeds(), *_memories(), _quality(), *_largest()]
 
 
 def _updates():
@@ -124,7 +126,7 @@ def _speeds():
     batch, steps = (1024, 12) if _SMOKE.value else (16384, 62)
     hparams = f"batch_size={batch},learning_rate_warmup_steps=1000"
     for name in SPEED:
-        more = ["--noevaluate"]
+        more = []
         if _PROFILE.value and name in PROFILED:
             more.append(_profile(f"training_{name}"))
         yield _training("speed", name, "transformer_base", hparams, steps, *more)
@@ -138,17 +140,40 @@ def _memories():
     layers = 2 if _SMOKE.value else 12
     hparams = f"num_hidden_layers={layers},batch_size=1024"
     for name in MEMORY:
-        yield _training("memory", name, "transformer_big", hparams, 14, "--noevaluate")
+        yield _training("memory", name, "transformer_big", hparams, 14)
 
 
-def _qualities():
-    steps = 12 if _SMOKE.value else _QUALITY_STEPS.value
-    batch = 1024 if _SMOKE.value else 4096
-    hparams = f"batch_size={batch},learning_rate_warmup_steps=300"
-    for factor in _RATES.value:
-        for name in QUALITY:
-            rate = f"--rate_factor={factor}"
-            yield _training("quality", name, "transformer_base", hparams, steps, rate)
+def _quality():
+    output = pathlib.Path(_OUTPUT_DIR.value) / "quality"
+    command = [
+        "trainer.experiments.rate_grid",
+        f"--data_dir={_DATA_DIR.value}",
+        f"--problem={_PROBLEM.value}",
+        f"--output_dir={output}",
+    ]
+    if _SMOKE.value:
+        command += ["--hparams=batch_size=1024", "--entries=adam", "--seeds=1"]
+    else:
+        command += [
+            "--scale=night",
+            "--hparams_set=transformer_base",
+            f"--train_steps={_QUALITY_STEPS.value}",
+            "--warmups=300",
+            f"--entries={QUALITY}",
+        ]
+    table = str(output / "table.md")
+    return Part("quality", "rate_grid", tuple(command), timed=False, table=table)
+
+
+def _largest():
+    command = ["benchmarks.memory", "--json"]
+    if _SMOKE.value:
+        command += ["--budget=2GB", "--hidden_size=64", "--most_layers=2"]
+    else:
+        command += ["--budget=16GB", "--hidden_size=2048"]
+    for name in LARGEST:
+        parts = (*command, f"--optimizers={name}")
+        yield Part("largest", name, parts, timed=False)
 
 
 class Kit:
@@ -176,16 +201,13 @@ class Kit:
         """Runs the parts of a stage: they compile side by side, and take turns."""
         if not stage:
             return
-        alone = stage[0].stage != "quality"
-        # What is timed is timed when all have compiled, and alone. Of the others, one
-        # trains while another compiles its evaluation.
-        compiled = threading.Barrier(len(stage)) if alone else None
-        turns = threading.Semaphore(1 if alone else 2)
-        workers = len(stage) if alone else _WORKERS.value
-        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            list(pool.map(lambda part: self._run(part, compiled, turns), stage))
+        # What is timed is timed when all have compiled, and alone.
+        compiled = threading.Barrier(len(stage)) if stage[0].timed else None
+        turn = threading.Lock()
+        with concurrent.futures.ThreadPoolExecutor(len(stage)) as pool:
+            list(pool.map(lambda part: self._run(part, compiled, turn), stage))
 
-    def _run(self, part, compiled, turns):
+    def _run(self, part, compiled, turn):
         """Runs a part, and keeps its figures."""
         began = time.monotonic()
         left = self._end - began
@@ -207,7 +229,12 @@ class Kit:
         timer = threading.Timer(left, process.kill)
         timer.start()
         try:
-            figures = self._figures(process, compiled, turns)
+            if part.timed:
+                figures = self._in_turn(process, compiled, turn)
+            else:
+                figures = _last_json(process.stdout)
+            if part.table and process.wait() == 0:
+                figures = {"table": pathlib.Path(part.table).read_text("utf-8")}
         finally:
             timer.cancel()
             process.kill()
@@ -217,22 +244,28 @@ class Kit:
         figures["wall_seconds"] = round(time.monotonic() - began, 1)
         self._results.add(part, figures)
 
-    def _figures(self, process, compiled, turns):
-        """Returns the last line of JSON that a process prints; {} if there is none."""
-        figures = {}
+    def _in_turn(self, process, compiled, turn):
+        """Waits until all parts are ready and it is the turn of this one."""
         for line in process.stdout:
             if line.strip() == READY:
                 break
-        if compiled:
-            with contextlib.suppress(threading.BrokenBarrierError):
-                compiled.wait(max(0.0, self._end - time.monotonic()))
-        with turns, contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            compiled.wait(max(0.0, self._end - time.monotonic()))
+        with turn, contextlib.suppress(BrokenPipeError):
             process.stdin.write("\n")
             process.stdin.flush()
-            for line in process.stdout:
-                with contextlib.suppress(json.JSONDecodeError):
-                    figures = json.loads(line)
-        return figures
+            return _last_json(process.stdout)
+        return {}
+
+
+def _last_json(lines):
+    """Returns the last line of JSON that a process prints; {} if there is none."""
+    figures = {}
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError):
+            found = json.loads(line)
+            figures = found if isinstance(found, dict) else figures
+    return figures
 
 
 class Results:
@@ -263,7 +296,7 @@ def _short(figures):
         "failed",
         "tokens_per_second",
         "device_peak_bytes",
-        "curve",
+        "layers",
         "wall_seconds",
     )
     return ", ".join(f"{n} {figures[n]}" for n in names if n in figures)

@@ -1,12 +1,11 @@
-r"""Trains one model on a GPU, and prints its speed, memory and loss as a line of JSON.
+r"""Trains one model on a GPU, and prints its speed and memory as a line of JSON.
 
     python -m benchmarks.gpu_training --data_dir=DATA --problem=PROBLEM \
         --optimizer=adam --hparams_set=transformer_base --hparams=batch_size=16384 \
         --dtype=mixed_bfloat16 --train_steps=62
 
 The run is `loop.train` itself. The speed is that of up to 56 steps after those that
-compile. A line is printed at each evaluation, and a last one. `benchmarks.gpu` calls
-this for its parts.
+compile. `benchmarks.gpu` calls this for its parts.
 """
 
 import dataclasses
@@ -24,9 +23,7 @@ _HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_base", "Model.")
 _HPARAMS = flags.DEFINE_string("hparams", "", "Changes: name=value,name=value.")
 _DTYPE = flags.DEFINE_string("dtype", "mixed_bfloat16", "Policy.")
 _STEPS = cli.DEFINE_count("train_steps", 62, "Steps.", least=8)
-_RATE = cli.DEFINE_number("rate_factor", 1.0, "The optimizer's known c times this.")
 _WAIT = flags.DEFINE_bool("wait", False, "Internal: wait for a turn before timing.")
-_EVALUATE = flags.DEFINE_bool("evaluate", True, "Evaluate, every 1,000 steps too.")
 _PROFILE = cli.DEFINE_path("profile", None, "Folder for a trace of two steps: JAX.")
 _WARMUP, _TIMED = 4, 56  # steps that are not timed, and steps that are, at most
 
@@ -71,36 +68,13 @@ def train():
             if step == _WARMUP + timed + 2 and _PROFILE.value:
                 _wait_for(logs)
                 self.trace.__exit__(None, None, None)
-            if step == _STEPS.value and not _EVALUATE.value:
+            if step == _STEPS.value:
                 self.model.stop_training = True
 
-    def figures(step):
-        return {
-            "optimizer": _OPTIMIZER.value,
-            "c": hparams.learning_rate_constant,
-            "steps": step,
-            "tokens_per_second": timed * hparams.batch_size / stopwatch.seconds,
-            "flops_of_matrix_product": stopwatch.possible,
-            "device_peak_bytes": stopwatch.peak,
-            "environment": measure.environment(),
-            "curve": curve,
-        }
-
     hparams = registry.hparams_sets.get(_HPARAMS_SET.value)().override(_HPARAMS.value)
-    constant = registry.optimizers.learning_rate_constant(
-        _OPTIMIZER.value, hparams.hidden_size
-    )
-    hparams = dataclasses.replace(
-        hparams,
-        optimizer=_OPTIMIZER.value,
-        learning_rate_constant=constant * _RATE.value,
-    )
-    stopwatch, curve = Stopwatch(), []
+    hparams = dataclasses.replace(hparams, optimizer=_OPTIMIZER.value)
+    stopwatch = Stopwatch()
     timed = min(_TIMED, _STEPS.value - _WARMUP - 2)
-
-    def on_evaluation(step, evaluation):
-        curve.append((step, evaluation.nats_per_token))
-        cli.print_json(figures(step))  # what is left of a run that is ended
 
     result = loop.train(
         Run(
@@ -108,18 +82,21 @@ def train():
             data_dir=_DATA_DIR.value,
             hparams=hparams,
             # A run that ends before its last step is not evaluated.
-            train_steps=_STEPS.value + (not _EVALUATE.value),
+            train_steps=_STEPS.value + 1,
             dtype=_DTYPE.value,
             xla_compile="true",
-            local_eval_frequency=1000,
+            local_eval_frequency=_STEPS.value + 1,
             label=_OPTIMIZER.value,
         ),
         extra_callbacks=[stopwatch],
-        on_evaluation=on_evaluation,
     )
-    flops_per_token = result.flops_per_second / result.tokens_per_second
-    return figures(result.steps) | {
-        "flops_per_token": flops_per_token,
+    return {
+        "optimizer": _OPTIMIZER.value,
+        "tokens_per_second": timed * hparams.batch_size / stopwatch.seconds,
+        "flops_of_matrix_product": stopwatch.possible,
+        "flops_per_token": result.flops_per_second / result.tokens_per_second,
+        "device_peak_bytes": stopwatch.peak,
+        "environment": measure.environment(),
         "parameters": result.model.count_params(),
         "state_scalars": result.state_scalars,
     }

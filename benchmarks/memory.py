@@ -2,21 +2,22 @@ r"""Finds the largest Transformer whose training step fits in a given memory.
 
     python -m benchmarks.memory [--budget=4GB] [--optimizers=adam,adafactor,et2]
 
-For each optimizer the number of layers is found by bisection. A trial is a process
-of its own that builds the model, takes two real steps with `fit` and reports its
-largest resident memory, TensorFlow's own 0.6 GB included. Linux only.
+A trial is a process of its own that builds the model, takes two real steps with `fit`
+and reports the most memory that it had: of the GPU where there is one, else resident
+memory, TensorFlow's own 0.6 GB included (Linux only). Memory grows alike with every
+layer, so two small models tell how many layers to try.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
 
 from absl import flags
 
-from benchmarks.measure import apart
-from benchmarks.measure import environment
-from benchmarks.measure import peak_resident_bytes
+from benchmarks import measure
+from benchmarks import tables
 from trainer.bin import cli
 
 _BUDGET = cli.DEFINE_size("budget", "4GB", "Resident memory: 4GB, 800MB.")
@@ -27,6 +28,7 @@ _HIDDEN = cli.DEFINE_count("hidden_size", 1024, "Width of the model.")
 _VOCAB = cli.DEFINE_count("vocab_size", 32768, "Tokens of the vocabulary.")
 _LAYERS = cli.DEFINE_count("most_layers", 64, "Layers that are tried at most.")
 _TRIAL = cli.DEFINE_count("trial", 0, "Layers of one trial: used by itself.", least=0)
+_JSON = flags.DEFINE_bool("json", False, "Print the figures as JSON, too.")
 _LENGTH = 64
 
 
@@ -37,24 +39,23 @@ def main(argv):
         return
     rows = [(name, *largest(name, _BUDGET.value)) for name in _OPTIMIZERS.value]
     print(
-        f"{_BUDGET.value / 1e9:g} GB of resident memory, width {_HIDDEN.value}, "
-        f"{_VOCAB.value:,} subwords, one row of {_LENGTH} tokens, {environment()}\n"
+        f"{_BUDGET.value / 1e9:g} GB, width {_HIDDEN.value}, {_VOCAB.value:,} subwords"
+        f", one row of {_LENGTH} tokens, {measure.environment()}\n\n"
+        + tables.largest(rows)
     )
-    print("| optimizer | layers | parameters | peak bytes |\n|---|---|---|---|")
-    for name, layers, figures in rows:
-        print(
-            f"| {name} | {layers} | {figures.get('parameters', 0):,} "
-            f"| {figures.get('peak', 0):,} |"
-        )
+    if _JSON.value:
+        for name, layers, figures in rows:
+            cli.print_json({"optimizer": name, "layers": layers, **figures})
 
 
 def largest(name, budget):
     """Returns the most layers that fit, and the figures of that trial."""
-    fits, figures, too_many = 0, {}, _LAYERS.value + 1
+    peaks, figures = {}, {}  # by layers
+    fits, too_many = 0, _LAYERS.value + 1
     while too_many - fits > 1:
-        layers = (fits + too_many) // 2
+        layers = min(max(_guess(peaks, budget), fits + 1), too_many - 1)
         try:
-            tried = apart(
+            tried = measure.apart(
                 "benchmarks.memory",
                 f"--trial={layers}",
                 f"--optimizers={name}",
@@ -63,12 +64,23 @@ def largest(name, budget):
             )
         except subprocess.CalledProcessError:
             tried = {}
+        if tried:
+            peaks[layers] = tried["peak"]
         if tried and tried["peak"] <= budget:
             fits, figures = layers, tried
         else:  # too large, or killed for lack of memory
             too_many = layers
         print(f"{name}: {layers} layers, {tried}", file=sys.stderr, flush=True)
     return fits, figures
+
+
+def _guess(peaks, budget):
+    """Returns the layers whose peak is the budget, by the two largest models tried."""
+    if len(peaks) < 2:
+        return 2 * len(peaks) + 2
+    (few, low), (many, high) = sorted(peaks.items())[-2:]
+    by_layer = max((high - low) / (many - few), 1)
+    return many + math.floor((budget - high) / by_layer)
 
 
 def trial(name, layers):
@@ -96,7 +108,8 @@ def trial(name, layers):
     trained.compile(contestants.keras_optimizer(name))
     rows = np.random.default_rng(0).integers(2, _VOCAB.value, (2, _LENGTH), "int32")
     trained.fit(rows, rows, batch_size=1, verbose=0)
-    return {"parameters": model.count_params(), "peak": peak_resident_bytes()}
+    peak = measure.device_peak_bytes() or measure.peak_resident_bytes()
+    return {"parameters": model.count_params(), "peak": peak}
 
 
 run = cli.entry_point(main, __doc__, __name__)

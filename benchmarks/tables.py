@@ -34,6 +34,37 @@ def _cell(value, form):
     return "" if value is None else format(value, form)
 
 
+def largest(rows):
+    """Returns the figures of `memory.largest` as Markdown: (name, layers, figures)."""
+    lines = ["| optimizer | layers | parameters | peak bytes |", "|---|---|---|---|"]
+    for name, layers, figures in rows:
+        parameters, peak = (figures.get(n, 0) for n in ("parameters", "peak"))
+        lines.append(f"| {name} | {layers} | {parameters:,} | {peak:,} |")
+    return "\n".join(lines)
+
+
+def paper(share, cards, bytes_of_weight):
+    """Returns hours and memory of runs of the paper's size as Markdown.
+
+    Args:
+        share: of the peak that training reaches.
+        cards: {name: peak, FLOP/s}.
+        bytes_of_weight: {optimizer: bytes of a weight, its gradient and its state}.
+    """
+    from trainer.training import paper_runs
+
+    head = ["model", "weights", *(f"{name}, GB" for name in bytes_of_weight)]
+    head += [f"{name}, hours" for name in cards]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name, model in paper_runs.MODELS.items():
+        weights = paper_runs.weights(model)
+        cells = [name, f"{weights:,}"]
+        cells += [f"{b * weights / 1e9:.2f}" for b in bytes_of_weight.values()]
+        cells += [f"{paper_runs.hours(model, share * c):.1f}" for c in cards.values()]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def gpu(rows):
     """Returns the tables of `benchmarks.gpu`.
 
@@ -61,9 +92,12 @@ def gpu(rows):
         of_stage = [r for r in trained if r["stage"] == stage]
         if of_stage:
             parts.append(f"### Training: {stage}\n\n" + _training(of_stage))
-    quality = [r for r in trained if r["stage"] == "quality"]
-    if quality:
-        parts.append("### Quality\n\n" + _quality(quality))
+    for row in rows:
+        if row["stage"] == "quality":
+            parts.append("### Quality\n\n" + row["table"])
+    found = [(r["name"], r["layers"], r) for r in rows if r["stage"] == "largest"]
+    if found:
+        parts.append("### The largest model\n\n" + largest(found))
     if failed:
         lines = [f"- {r['stage']} {r['name']}: {r['failed']}" for r in failed]
         parts.append("### Not measured\n\n" + "\n".join(lines))
@@ -93,24 +127,5 @@ def _training(rows):
             f"{peak / about['parameters']:.1f}" if peak and about else "",
             f"{r['state_scalars']:,}" if "state_scalars" in r else "",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _quality(rows):
-    steps = sorted({step for r in rows for step, _ in r["curve"]})
-    lines = [
-        rows[0]["environment"] + ". Nats per token of the development set.\n",
-        "| optimizer | c | "
-        + " | ".join(f"step {step:,}" for step in steps)
-        + " | state scalars | seconds |",
-        "|---" * (4 + len(steps)) + "|",
-    ]
-    order = {r["name"]: i for i, r in reversed(list(enumerate(rows)))}
-    for r in sorted(rows, key=lambda r: (order[r["name"]], r["c"])):
-        curve = dict(map(tuple, r["curve"]))
-        nats = [_cell(curve.get(step), ".4f") for step in steps]
-        scalars = _cell(r.get("state_scalars"), ",")
-        cells = [r["name"], f"{r['c']:g}", *nats, scalars, f"{r['wall_seconds']:.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -167,6 +168,9 @@ def test_check_leaves_nothing_behind(data_dir, tmp_path):
     assert status == 0, err
     for word in ("parameters", "optimizer state", "GB at the peak", "hours", "disk"):
         assert word in out
+    assert re.search(
+        r"paper's 500,000 steps .*: base .* h, doubled .* h, big .* h", out
+    )
     assert out.splitlines()[-1].endswith("all is well")
     assert not list(tmp_path.iterdir())
 

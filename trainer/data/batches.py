@@ -60,6 +60,22 @@ class Bucket:
         return header, ids
 
 
+class InMemory(Bucket):
+    """Holds the rows of a bucket decoded: where they are read very often.
+
+    Args:
+        bucket: `Bucket` to read.
+    """
+
+    def __init__(self, bucket: Bucket):
+        self.length = bucket.length
+        self.damage = None
+        self._source = [bucket[i] for i in range(len(bucket))]
+
+    def __getitem__(self, index):
+        return self._source[index]
+
+
 @contextlib.contextmanager
 def damage_named(buckets: Iterable[Bucket]) -> Iterator[None]:
     """Ends a failed block with the error of a damaged row, if there was one.

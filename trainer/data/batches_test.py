@@ -32,6 +32,10 @@ def test_a_batch_depends_on_seed_and_step_alone(source):
     assert (np.array(first) != np.array(drawn(source, seed=1))).any()
 
 
+def test_rows_in_memory_make_the_same_batches(source):
+    np.testing.assert_array_equal(drawn(batches.InMemory(source)), drawn(source))
+
+
 def test_every_epoch_has_every_row_in_another_order(source):
     count = len(source)
     epochs = drawn(source, rows=1, count=2 * count)

@@ -56,7 +56,7 @@ def entry_point(
         if "hparams" in given:
             given["hparams"] = scale.hparams + "," + given["hparams"]
         scale = dataclasses.replace(scale, **given)
-        if needs_data and scale.tmp_dir is None:
+        if needs_data and not (scale.tmp_dir or getattr(scale, "data_dir", None)):
             cli.require(changes[-1])
         started = time.time()
         folder = pathlib.Path(output_dir.value or f"{which.value}_output")

@@ -94,6 +94,13 @@ def test_tables_and_plots(tmp_path, experiment, flags, entries, plots):
             assert (tmp_path / "out" / f"{name}{suffix}").stat().st_size > 5000
 
 
+def test_rate_grid_without_jax(tmp_path):
+    done = call("rate_grid", f"--output_dir={tmp_path / 'out'}")
+    assert done.returncode == 1
+    assert "set KERAS_BACKEND=jax. It is tensorflow" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.skipif(
     bool(importlib.util.find_spec("keras_hub")), reason="keras-hub is installed"
 )

@@ -26,6 +26,7 @@ class Scale(experiment.Scale):
     hparams_set: str
     hparams: str
     max_length: int = 256
+    data_dir: str | None = None  # of et-datagen; None: made in the folder of results
     dtype: str = "float32"
     samples: int = 0  # sentences to draw at the end from the last entry
 
@@ -54,7 +55,7 @@ PAPER = dataclasses.replace(BASE, hparams="", train_steps=500_000)
 
 
 class Runs:
-    """Trains models of a `Scale` on data in a folder, which it makes if need be."""
+    """Trains models of a `Scale`, on data that it makes if none is given."""
 
     def __init__(self, scale, output_dir):
         from trainer import registry
@@ -63,8 +64,10 @@ class Runs:
 
         self.scale = scale
         self.output_dir = pathlib.Path(output_dir)
-        self.data_dir = str(self.output_dir / "data")
-        if not dataset.Paths(self.data_dir, scale.problem).description.is_file():
+        self.data_dir = scale.data_dir or str(self.output_dir / "data")
+        if scale.data_dir:
+            dataset.load_description(self.data_dir, scale.problem)
+        elif not dataset.Paths(self.data_dir, scale.problem).description.is_file():
             problem = registry.problems.get(scale.problem)
             datagen.generate(problem, scale.tmp_dir, self.data_dir, scale.max_length)
         self.hparams = registry.hparams_sets.get(scale.hparams_set)().override(
@@ -137,6 +140,9 @@ def define_changes():
             "hparams", None, "NAME=VALUE,... in addition to those of the scale."
         ),
         cli.DEFINE_count("max_length", None, "Tokens a row."),
+        cli.DEFINE_path(
+            "data_dir", None, "Folder that et-datagen wrote, in place of --tmp_dir."
+        ),
     ]
 
 

@@ -11,6 +11,7 @@ from trainer.data import dataset
 from trainer.runs import checkpoints
 from trainer.training import flops
 from trainer.training import loop
+from trainer.training import paper_runs
 from trainer.training.run import Run
 
 _STEPS = 4  # the first compiles and is not timed
@@ -69,6 +70,7 @@ def check(run: Run) -> str:
             f"time             {hours:,.2f} hours for {run.train_steps:,} steps, "
             f"{run.train_steps * tokens / train_tokens:,.2f} passes over the data, "
             "evaluations not counted",
+            paper_runs.report(result.flops_per_second),
             f"disk             {files * size / 1e6:,.1f} MB for {files} checkpoints",
             f"a checkpoint was written and restored in {restoring:.1f} s: all is well",
         ]

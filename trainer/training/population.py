@@ -62,10 +62,11 @@ class Population:
         self._split = description.splits["dev"]
         self._tokens = description.tokens_per_batch(run.hparams.batch_size)
         self._buckets = {
-            name: [
-                _in_memory(b) for b in batches.buckets(run.data_dir, description, name)
+            split: [
+                batches.InMemory(bucket)
+                for bucket in batches.buckets(run.data_dir, description, split)
             ]
-            for name in ("train", "dev")
+            for split in ("train", "dev")
         }
         self._seeds = sorted({m.random_seed for m in members})
         # A rate that is a number is a variable of the optimizer: an input of a step.
@@ -144,9 +145,9 @@ class Population:
         return time.monotonic() - started
 
     def _evaluate(self, states):
-        total = 0.0
+        total = np.zeros(len(self.members))
         for _, rows in batches.evaluation_batches(self._buckets["dev"], self._tokens):
-            total += np.asarray(self._nats(states, rows), "float64")
+            total += np.asarray(self._nats(states, rows))
         return total / self._split.tokens
 
 
@@ -164,19 +165,6 @@ def _check(run):
             "runs that are trained together take steps of one batch, in float32 or "
             "mixed_bfloat16"
         )
-
-
-class _InMemory(list):
-    """Holds the rows of a bucket, decoded."""
-
-    length: int
-    damage = None
-
-
-def _in_memory(bucket):
-    rows = _InMemory(bucket[i] for i in range(len(bucket)))
-    rows.length = bucket.length
-    return rows
 
 
 def _state(model):
