@@ -9,6 +9,7 @@ module would write. What the imports do not tell is in the tables below.
 import ast
 import pathlib
 import sys
+import textwrap
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Folders that hold code, beside the root.
@@ -91,19 +92,40 @@ def _package(folder):
 def imported(file, root=ROOT):
     """Returns the labels and distributions that a file imports, anywhere in it.
 
+    Of programs in its strings, which tests run in a process of their own, the labels.
+
     Raises:
         ValueError: an import is relative.
     """
+    nodes = list(ast.walk(ast.parse(file.read_text("utf-8"))))
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            raise ValueError(f"{file}:{node.lineno}: name the package of an import")
+    programs = [n for node in nodes for n in _program(node)]
+    found = _dependencies(nodes, root)
+    found |= {d for d in _dependencies(programs, root) if ":" in d}
+    return found - {label(file, root)}
+
+
+def _program(node):
+    """Returns the nodes of the program that a string is; none where it is none."""
+    text = node.value if isinstance(node, ast.Constant) else None
+    if not isinstance(text, str) or "import " not in text:
+        return []
+    try:
+        return list(ast.walk(ast.parse(textwrap.dedent(text))))
+    except SyntaxError:
+        return []
+
+
+def _dependencies(nodes, root):
     names = set()
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            if node.level:
-                raise ValueError(f"{file}:{node.lineno}: name the package of an import")
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    found = {_dependency(name.split("."), root) for name in names}
-    return {d for d in found if d and d != label(file, root)}
+    return {_dependency(name.split("."), root) for name in names} - {None}
 
 
 def _dependency(parts, root):
@@ -152,7 +174,9 @@ def build_file(folder, root=ROOT):
     }
     return (
         HEADS.get(name, "")
-        + "".join(_call("load", [file, *names]) for file, names in loads.items() if names)
+        + "".join(
+            _call("load", [file, *names]) for file, names in loads.items() if names
+        )
         + '\npackage(default_visibility = ["//visibility:public"])\n\n'
         + DECLARED.get(name, "")
         + body
@@ -203,7 +227,9 @@ def _deps(deps):
     """Returns the items of a list of deps, in buildifier's order."""
     labels = sorted((d for d in deps if ":" in d), key=lambda d: d.split(":"))
     packages = sorted(d for d in deps if ":" not in d)
-    return [f'"{_short(d)}"' for d in labels] + [f'requirement("{p}")' for p in packages]
+    return [f'"{_short(d)}"' for d in labels] + [
+        f'requirement("{p}")' for p in packages
+    ]
 
 
 def _short(dep):

@@ -67,6 +67,8 @@ def tree(tmp_path):
         ("import trainer", set()),  # an empty file
         ("def f():\n    from trainer import a", {"//trainer:a"}),
         ("if False:\n    import trainer.b", {"//trainer/b:b"}),
+        ("RUN = 'import keras; from trainer import a'", {"//trainer:a"}),
+        ("SAID = 'we import keras'", set()),
     ],
 )
 def test_an_import_is_a_dep(tree, line, deps):
