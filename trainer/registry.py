@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trainer.errors import UsageError
+from trainer.errors import unknown
 
 
 class Registry:
@@ -62,7 +63,7 @@ class Registry:
         """
         names = self.names()
         if name not in self._entries:
-            raise UsageError(f"unknown {self.kind} {name!r}. Known: {', '.join(names)}")
+            raise unknown(self.kind, name, names)
         return self._entries[name]
 
 

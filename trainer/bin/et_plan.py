@@ -1,11 +1,12 @@
 r"""et-plan: the optimizer memory of a model, and the finest state within a budget.
 
-et-plan MODEL.keras --budget=64KB
-et-plan --shapes=50257x768,768x3072,768 --budget=64KB
+    et-plan MODEL.keras --budget=64KB
+    et-plan --shapes=50257x768,768x3072,768 --budget=64KB
 
 The plan says for each variable which vectors are kept. A run has it with
---hparams=optimizer_state_budget=64KB, a program with `ExtremeTensoring.for_budget`.
-With --orthogonalize it is that of `orthogonalize=True`, as et2_orthogonal has it.
+--hparams=optimizer_state_budget=64KB, a program with
+`ExtremeTensoring.for_budget`. With --orthogonalize it is that of
+`orthogonalize=True`, as et2_orthogonal has it.
 """
 
 import os

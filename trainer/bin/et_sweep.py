@@ -1,11 +1,12 @@
 r"""et-sweep: searches hyperparameters for the lowest loss on the dev split.
 
-    et-sweep --problem=languagemodel_lm1b32k_packed --data_dir=data --output_dir=sweep \
-        --hparams_set=transformer_base --train_steps=10000 --trials=20 --workers=2 \
-        --hparams_range="learning_rate_constant=0.01:10:log,optimizer=et2|et2_rank1"
+    et-sweep --problem=languagemodel_lm1b32k_packed --data_dir=data \
+        --output_dir=sweep --trials=20 --workers=2 --train_steps=10000 \
+        --hparams_range="learning_rate_constant=0.01:10:log,optimizer=et2|adam"
 
-The study is OUTPUT_DIR/sweep.db (SQLite). The same command goes on with it. A trial
-that is worse than the median of those before it at the same step is ended early.
+The study is OUTPUT_DIR/sweep.db (SQLite). The same command goes on with it. A
+trial that is worse than the median of those before it at the same step is ended
+early.
 """
 
 import pathlib
@@ -19,7 +20,7 @@ from trainer.bin import run_flags
 
 _RUN = run_flags.RunFlags()
 _RANGES: cli.Holder = flags.DEFINE_string(
-    "hparams_range", None, "What to search: name=a|b,name=LOW:HIGH,name=LOW:HIGH:log."
+    "hparams_range", None, "Ranges: name=a|b,name=LOW:HIGH or :log."
 )
 _OUTPUT_DIR = cli.DEFINE_path("output_dir", None, "Folder of the study.")
 _STUDY = flags.DEFINE_string("study", "sweep", "Name of the study in its file.")
@@ -94,7 +95,16 @@ def show(trial):
     return f"trial {trial.number}, {trial.state.name.lower()}: {nats}, {params}"
 
 
-run = cli.entry_point(main, __doc__, __name__)
+_SELDOM = (
+    "model",
+    "eval_steps",
+    "dtype",
+    "study",
+    "worker",
+    "local_eval_frequency",
+    "random_seed",
+)
+run = cli.entry_point(main, __doc__, __name__, _SELDOM)
 
 if __name__ == "__main__":
     run()

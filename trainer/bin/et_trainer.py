@@ -15,7 +15,7 @@ from trainer.bin import run_flags
 
 _RUN = run_flags.RunFlags()
 _OUTPUT_DIR = cli.DEFINE_path(
-    "output_dir", None, "Folder for checkpoints and TensorBoard summaries."
+    "output_dir", None, "Folder for checkpoints and summaries."
 )
 _TRAIN_STEPS = cli.DEFINE_count(
     "train_steps", 250_000, "Step to stop at, earlier runs counted."
@@ -145,7 +145,21 @@ def profile_steps(items):
     return first, last
 
 
-run = cli.entry_point(main, __doc__, __name__)
+_SELDOM = (
+    "model",
+    "eval_steps",
+    "dtype",
+    "keep_checkpoint_max",
+    "random_seed",
+    "deterministic",
+    "warm_start_from",
+    "early_stopping_evaluations",
+    "nonfinite_steps",
+    "remat",
+    "profile",
+    "xla_compile",
+)
+run = cli.entry_point(main, __doc__, __name__, _SELDOM)
 
 if __name__ == "__main__":
     run()

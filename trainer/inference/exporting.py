@@ -12,6 +12,7 @@ from keras import ops
 from trainer.data.tokenizer import EOS_ID
 from trainer.data.tokenizer import PAD_ID
 from trainer.errors import UsageError
+from trainer.errors import unknown
 from trainer.files import partial_path
 from trainer.inference import decoding
 from trainer.inference import model_card
@@ -75,9 +76,7 @@ def check(export_dir, export_format, model=None):
         UsageError: see `export`.
     """
     if export_format not in FORMATS:
-        raise UsageError(
-            f"unknown format {export_format!r}. Known: {', '.join(FORMATS)}"
-        )
+        raise unknown("format", export_format, FORMATS)
     target = pathlib.Path(export_dir)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise UsageError(f"--export_dir={target} is there already: name a new folder")

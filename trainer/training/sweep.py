@@ -17,6 +17,7 @@ from typing import Any
 
 from trainer import registry
 from trainer.errors import UsageError
+from trainer.errors import unknown
 from trainer.hparams import HParams
 
 if TYPE_CHECKING:  # it imports Keras
@@ -65,7 +66,7 @@ def parse_ranges(text: str) -> dict[str, Range]:
     for item in filter(None, text.split(",")):
         name, separator, values = item.partition("=")
         if name not in types:
-            raise UsageError(f"unknown hparam {name!r}. Known: {', '.join(types)}")
+            raise unknown("hparam", name, types)
         try:
             if not separator or not values:
                 raise ValueError
