@@ -4,11 +4,11 @@ BIN := .venv/bin
 # TensorFlow's CUDA build where there is an NVIDIA driver, its CPU build elsewhere.
 BACKEND ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
 KIT_PYTHON ?= 3.12
-EXTRAS = $(BACKEND),trainer,test,bench,examples
+EXTRAS = $(BACKEND),trainer,test,bench,examples,docs
 # Without this TensorFlow greets with four lines on every start.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test test-all test-keras lint format benchmark benchmark-gpu gpu-kit clean
+.PHONY: demo test test-all test-keras lint format docs benchmark benchmark-gpu gpu-kit clean
 
 # setup.py is the only thing that says what is installed; touch it to re-install.
 .venv/installed .venv-jax/installed .venv-keras/installed: setup.py
@@ -37,7 +37,9 @@ test: lint
 test-all: test .venv-jax/installed
 	$(BIN)/python -m pytest -m slow
 	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest extreme_tensoring_tf \
-	  trainer/optim/peers trainer/training/population_test.py -m "slow or not slow"
+	  trainer/optim/peers trainer/training/population_test.py \
+	  examples/programs_test.py "docs_test.py::test_every_block_runs[distributed.md]" \
+	  -m "slow or not slow"
 
 # The optimizer on the lowest Keras that it admits; `make test` has the newest.
 test-keras: .venv-keras/installed
@@ -53,10 +55,14 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site, in build/site. A link that leads nowhere is an error, as any warning is.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 benchmark: .venv/installed
 	$(BIN)/python -m benchmarks
 
-# On a CUDA machine; DATA and PROBLEM name packed rows. See benchmarks/README.md.
+# On a CUDA machine; DATA and PROBLEM name packed rows. See docs/benchmarks.md.
 benchmark-gpu:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu \
 	  --data_dir=$(DATA) --problem=$(PROBLEM)

@@ -41,13 +41,14 @@ setuptools.setup(
             "grain>=0.2.18",
             "importlib-resources>=6.0",  # tensorflow-datasets needs it, undeclared
             "keras>=3.15.1",
-            "matplotlib>=3.8",
+            "matplotlib>=3.10",  # its colours, petroff10
             "optuna>=4.9",
             "pillow>=10",
             "scipy>=1.11",
             "sentencepiece>=0.2.3",
             "tensorboard>=2.19",
             "tensorflow-datasets>=4.9.10",
+            "textalloc>=1.1.6",
             "tqdm>=4.66",
         ],
         # The backend depends on the machine, and pip cannot see it: tensorflow-cpu and
@@ -83,6 +84,13 @@ setuptools.setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.14",
+            "sybil>=9",  # runs the code of README and docs
+        ],
+        # `make docs`, and the test that the site builds.
+        "docs": [
+            "mkdocs>=1.6",
+            "mkdocs-material>=9.6",
+            "mkdocstrings[python]>=1.0",
         ],
         "examples": ["fastapi>=0.115", "uvicorn>=0.30"],
         "bench": ["psutil>=5.9"],

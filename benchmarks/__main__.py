@@ -1,4 +1,4 @@
-r"""Runs the benchmarks and rewrites the tables of `benchmarks/README.md`.
+r"""Runs the benchmarks and rewrites the tables of `docs/benchmarks.md`.
 
     python -m benchmarks [--only=optimizer_step,sparse_step]
 
@@ -43,7 +43,7 @@ COMMANDS = {
     "memory": "-m benchmarks.memory",
     "decoding": "-m benchmarks.decoding",
 }
-README = pathlib.Path(__file__).with_name("README.md")
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "benchmarks.md"
 _ONLY = flags.DEFINE_list("only", list(COMMANDS), "Benchmarks to run.")
 
 
@@ -67,13 +67,13 @@ def main(argv):
 
 
 def write(name, text):
-    """Replaces one table of the README."""
-    page = README.read_text()
+    """Replaces one table of the page."""
+    page = PAGE.read_text()
     pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
     if not re.search(pattern, page, re.DOTALL):
-        raise UsageError(f"{README} has no table <!-- {name} -->")
+        raise UsageError(f"{PAGE} has no table <!-- {name} -->")
     page = re.sub(pattern, lambda m: m[1] + text + "\n" + m[2], page, flags=re.DOTALL)
-    README.write_text(page)
+    PAGE.write_text(page)
 
 
 run = cli.entry_point(main, __doc__, __name__)

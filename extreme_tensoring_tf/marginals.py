@@ -2,7 +2,7 @@
 
 How a sum is written decides its speed, and the best form differs per backend and
 device. That choice is kept here; the figures behind it are in
-`benchmarks/README.md`.
+`docs/benchmarks.md`.
 """
 
 import contextlib

@@ -38,6 +38,7 @@ class ExtremeTensoring(GroupedOptimizer):
         delta[I] = v[I] ** (-1/2) / max(1, RMS(v ** (-1/2) * g) / clip_threshold)
 
     where
+
         I: the tensor index of an entry, I_i its i-th coordinate,
         S_i: the statistics of dimension i, a float32 vector of length d_i
             (float64 for a float64 variable),
@@ -118,9 +119,9 @@ class ExtremeTensoring(GroupedOptimizer):
             `model.compile(jit_compile=...)` does not. Costs some seconds at the
             first step and some MB of host memory for each shape. TensorFlow only:
             JAX compiles the whole step anyway. Defaults to True.
-        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema,
-        ema_momentum, ema_overwrite_frequency, loss_scale_factor,
-        gradient_accumulation_steps, name: as in `keras.optimizers.Optimizer`.
+        name, **kwargs: these, and weight_decay, clipnorm, clipvalue, global_clipnorm,
+            use_ema, ema_momentum, ema_overwrite_frequency, loss_scale_factor and
+            gradient_accumulation_steps, are as in `keras.optimizers.Optimizer`.
 
     Raises:
         ValueError: an argument is outside the range given here; a variable is not

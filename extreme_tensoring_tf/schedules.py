@@ -11,6 +11,7 @@ class InverseSqrtSchedule(keras.optimizers.schedules.LearningRateSchedule):
     eta_t = scale * min(warmup_slope * t, t ** -0.5)
 
     where
+
         t: the update, counted from 1 (Keras' step 0 is t = 1).
 
     The two branches meet at t = warmup_slope ** (-2/3): 10,000 updates for the

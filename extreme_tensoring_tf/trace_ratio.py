@@ -16,6 +16,7 @@ class TraceRatio(keras.callbacks.Callback):
     Tr(H_AdaGrad) = sum over I of (epsilon + sum over steps of g[I]**2) ** (1/2)
 
     where
+
         S_i: ExtremeTensoring's sums of squares over slices,
         I: an entry of a variable, I_i its coordinates; p: the number of dims.
 

@@ -30,23 +30,40 @@ def publish(table, output_dir):
     print(table)
 
 
+# Colours that differ for everybody, also by how bright they are (Petroff 2021, arXiv
+# 2107.02270), and are told apart on paper by the shape of markers and lines.
+STYLE = [
+    "petroff10",
+    {
+        "axes.grid": True,
+        "grid.alpha": 0.3,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    },
+]
+OURS, OTHERS, BOUND = "C0", "C8", "C2"
+
+
 @contextlib.contextmanager
-def figure(path, x, y, width=7, log_x=False, log_y=False):
+def figure(path, x, y, log_x=False, log_y=False):
     """Gives axes to draw into, and writes them to `path`.png and .svg at the end."""
+    from matplotlib import style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # pyplot would keep it, and open windows
 
-    drawing = Figure(figsize=(width, 4.5), layout="constrained")
-    axes = drawing.subplots()
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    if log_x:
-        axes.set_xscale("log")
-    if log_y:
-        axes.set_yscale("log")
-    axes.grid(alpha=0.3)
-    yield axes
-    for suffix in (".png", ".svg"):
-        drawing.savefig(pathlib.Path(path).with_suffix(suffix), dpi=150)
+    with style.context(STYLE):
+        drawing = Figure(figsize=(7, 4.5), layout="constrained")
+        FigureCanvasAgg(drawing)  # by which texts are measured
+        axes = drawing.subplots()
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        if log_x:
+            axes.set_xscale("log")
+        if log_y:
+            axes.set_yscale("log")
+        yield axes
+        for suffix in (".png", ".svg"):
+            drawing.savefig(pathlib.Path(path).with_suffix(suffix), dpi=150)
 
 
 def memory_plot(path, points, y, floor=None, log_y=False):
@@ -68,24 +85,47 @@ def memory_plot(path, points, y, floor=None, log_y=False):
                 mean,
                 [[mean - min(values)], [max(values) - mean]],
                 fmt="o" if ours else "s",
-                color="C0" if ours else "C7",
+                color=OURS if ours else OTHERS,
                 capsize=3,
-            )
-            axes.annotate(name, (scalars, mean), (5, 5), textcoords="offset points")
-        if floor:
-            axes.axhline(floor[0], color="C3", linestyle=":")
-            axes.annotate(
-                floor[1],
-                (1, floor[0]),
-                (-4, 4),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-                color="C3",
             )
         axes.set_xscale("symlog", linthresh=100)
         axes.set_xlim(-10, 5 * max(100, *(scalars for scalars, _ in points.values())))
         axes.margins(y=0.15)
+        if floor:
+            axes.axhline(floor[0], color=BOUND, linestyle=":")
+            axes.annotate(
+                floor[1],
+                (1, floor[0]),
+                (-4, -4),  # below, where no point is
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                ha="right",
+                va="top",
+                color=BOUND,
+            )
+        label(axes, points)
+
+
+def label(axes, points):
+    """Writes the names of points beside them, where no other name and no bar is."""
+    import textalloc
+
+    axes.figure.canvas.draw()  # the layout is final
+    scalars = [x for x, _ in points.values()]
+    means = [sum(values) / len(values) for _, values in points.values()]
+    textalloc.allocate(
+        axes,
+        scalars,
+        means,
+        list(points),
+        x_scatter=scalars,
+        y_scatter=means,
+        x_lines=[[x, x] for x in scalars],
+        y_lines=[[min(values), max(values)] for _, values in points.values()],
+        textsize=9,
+        linecolor="0.6",
+        avoid_label_lines_overlap=True,
+    )
 
 
 def curves_plot(path, curves, x, y, log_x=False, log_y=False):
@@ -94,4 +134,8 @@ def curves_plot(path, curves, x, y, log_x=False, log_y=False):
         for name, points in curves.items():
             style = "-" if "et" in name else "--"
             axes.plot(*zip(*points), style, label=name)
-        axes.legend()
+        # Below the axes, where it covers no curve: as many beside each other as fit.
+        columns = max(1, 80 // (8 + max(map(len, curves))))
+        axes.figure.legend(
+            loc="outside lower center", ncols=min(columns, 4), frameon=False
+        )

@@ -20,6 +20,7 @@ class LanguageModel(keras.Model):
     logits = hidden @ transpose(E)
 
     where
+
         hidden: states, (B, T, D). Those at t predict token t, so that they may follow
             from the tokens of its sentence before t alone. A row holds sentences,
             each closed by EOS, then padding; `transformer.PackedRow` keeps them apart.

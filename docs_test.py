@@ -1,0 +1,158 @@
+"""Every code block of README and docs runs, and prints what the page says it prints."""
+
+import contextlib
+import doctest
+import importlib.util
+import io
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import unittest
+
+import keras
+import pytest
+
+pytest.importorskip("sybil")
+import sybil
+from sybil.parsers import markdown
+
+ROOT = pathlib.Path(__file__).parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Their commands take hours or a GPU: they are checked, not run.
+MEASUREMENTS = [ROOT / "docs" / "results.md", ROOT / "docs" / "benchmarks.md"]
+# What a reader has in the folder where the commands are given: the checkout.
+CHECKOUT = ("examples", "testdata")
+OUTPUT = doctest.OutputChecker()
+
+
+def run_python(example):
+    """Executes a block in the names of its page."""
+    source = "\n" * example.line + example.parsed
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(source, example.path, "exec"), example.namespace)
+    example.namespace["printed"] = printed.getvalue()
+
+
+def run_shell(example):
+    """Executes a block in the page's folder; the programs are those of this Python."""
+    path = os.pathsep.join(
+        [str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]
+    )
+    environment = {"PATH": path, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", example.parsed],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        return f"status {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    example.namespace["printed"] = done.stdout
+
+
+def compare(example):
+    """Compares a block `text` with what the block before it printed; ... is anything.
+
+    Where that block was skipped, so is this one.
+    """
+    printed = example.namespace["printed"]
+    if printed is None:
+        raise unittest.SkipTest("of a block that was skipped")
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    if not OUTPUT.check_output(example.parsed, printed, flags):
+        return f"expected:\n{example.parsed}\nprinted:\n{printed}"
+
+
+def parse(page):
+    """Returns a page with its blocks, each of which can be evaluated."""
+    parsers = [
+        markdown.CodeBlockParser("python", run_python),
+        markdown.CodeBlockParser("sh", run_shell),
+        markdown.CodeBlockParser("text", compare),
+        markdown.SkipParser(),
+    ]
+    return sybil.Sybil(parsers).parse(page)
+
+
+def blocks(pages):
+    """Returns the pages that hold blocks, as parameters of a test."""
+    return [
+        pytest.param(page, id=page.name) for page in pages if [*parse(page).examples()]
+    ]
+
+
+def evaluate(page, folder, slow):
+    """Evaluates all blocks of a page in order, in a folder; says what was skipped."""
+    for name in CHECKOUT:
+        (folder / name).symlink_to(ROOT / name)
+    keras.utils.clear_session()  # layers are numbered as in a new process
+    document = parse(page)
+    document.namespace.update(
+        SLOW=slow,
+        BACKEND=keras.backend.backend(),
+        installed=lambda name: importlib.util.find_spec(name) is not None,
+    )
+    for example in document.examples():
+        try:
+            example.evaluate()
+        except unittest.SkipTest as reason:
+            example.namespace["printed"] = None
+            print(f"{page.name}:{example.line}: skipped: {reason}")
+
+
+RUN = blocks(page for page in PAGES if page not in MEASUREMENTS)
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_every_block_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evaluate(page, tmp_path, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [p for p in RUN if "if(not SLOW" in p.values[0].read_text("utf-8")]
+)
+def test_every_slow_block_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evaluate(page, tmp_path, slow=True)
+
+
+@pytest.mark.parametrize("page", blocks(MEASUREMENTS))
+def test_commands_of_measurements_are_known(page):
+    """Programs and flags exist: those of `python -m` in blocks and before tables."""
+    text = page.read_text("utf-8").replace("\\\n", " ")
+    commands = re.findall(r"python -m ((?:benchmarks|trainer)[\w.]*)(.*)", text)
+    assert commands
+    used = {}
+    for module, rest in commands:
+        names = re.findall(r"--(\w+)", rest.partition("`")[0])
+        used.setdefault(module, set()).update(names)
+    for module, names in used.items():
+        command = [sys.executable, "-m", module, "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        known = set(re.findall(r"--(?:\[no\])?(\w+)", done.stdout))
+        assert done.returncode == 0 and names <= known, (module, names - known)
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    """Links and anchors of all pages lead somewhere, and public names are described."""
+    pytest.importorskip("mkdocs")
+    import extreme_tensoring_tf
+
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir"]
+    done = subprocess.run(
+        [*command, str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    reference = (tmp_path / "api_optimizer.html").read_text("utf-8")
+    for name in extreme_tensoring_tf.__all__:
+        module = getattr(extreme_tensoring_tf, name).__module__
+        assert f'id="{module}.{name}"' in reference
