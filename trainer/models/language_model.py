@@ -166,7 +166,31 @@ def scoring_model(model, tokens):
         tokens: B * T, at most; None: B and T may be known only when the model is
             called.
     """
-    return _ending_with(_Scores(model, tokens), model)
+    return _ending_with(_Scores(model, tokens), model, _Scoring)
+
+
+class _Scoring(keras.Model):
+    """Scores the rows of this process, under a `keras.distribution`, beside others.
+
+    Keras would take the rows of each process for all there are, and fetch the scores
+    of all.
+    """
+
+    def predict_on_batch(self, x):
+        if keras.distribution.distribution() is None:
+            return super().predict_on_batch(x)
+        if self._program is None:
+            import jax
+
+            self._program = jax.jit(
+                lambda *arguments: self.stateless_call(*arguments)[0]
+            )
+        variables = self.trainable_variables, self.non_trainable_variables
+        values = ([v.value for v in group] for group in variables)
+        scores = self._program(*values, distribution.distribute(x))
+        return tuple(map(distribution.own_rows, scores))
+
+    _program = None
 
 
 def _ending_with(last_layer, model, kind=keras.Model):
