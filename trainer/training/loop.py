@@ -227,6 +227,8 @@ def _start(run, data):
     if not run.output_dir:
         return building.build(run, data.description)
     newest = distribution.from_first(lambda: _newest(run))
+    # A model is drawn before it is loaded, and processes must draw the same one.
+    keras.utils.set_random_seed(run.random_seed)
     model = (
         checkpoints.load(checkpoints.folder(run.output_dir) / newest)
         if newest
