@@ -1,6 +1,6 @@
 """Compares runs over several devices and processes with the run on one device.
 
-    KERAS_BACKEND=jax python -m benchmarks.equivalence [--optimizers=adam,et2_orthogonal]
+    KERAS_BACKEND=jax python -m benchmarks.equivalence [--optimizers=adam,et2]
         [--dtypes=float32] [--settings=clipping,remat] [--steps=20]
 
 Each setting is trained by `loop.train`, on the same rows, over 1, 2, 4 and 8 devices of
@@ -97,9 +97,9 @@ def work(options):
             spread = keras.distribution.DataParallel(
                 devices=everything[: devices * processes], auto_shard_dataset=False
             )
-        keras.distribution.set_distribution(spread)
         for name, *setting in settings(options):
-            keras.backend.clear_session()
+            keras.backend.clear_session()  # of the distribution, too
+            keras.distribution.set_distribution(spread)
             weights = train(options, *setting)
             if distribution.is_first():
                 path = pathlib.Path(options.folder)
