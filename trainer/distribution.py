@@ -123,7 +123,7 @@ def _check(strategy, backend, coordinator, num_processes, process_id):
 _ELSEWHERE = {
     "tensorflow": "in tf.distribute Keras clips the gradients of each replica by "
     "themselves, which is not the run of one device",
-    "torch": "there, docs/distributed.md has a loop with DistributedDataParallel",
+    "torch": "on torch, write a loop of your own with DistributedDataParallel",
 }
 
 

@@ -12,8 +12,8 @@ from trainer import registry
 from trainer.data import datagen
 from trainer.data import dataset
 from trainer.errors import UsageError
+from trainer.evaluation import evaluation
 from trainer.hparams import HParams
-from trainer.inference import decoding
 from trainer.runs import checkpoints
 from trainer.runs import trained_model
 from trainer.training import loop
@@ -70,15 +70,18 @@ def assert_same(found, expected):
 def test_a_run_in_two_topologies_is_the_run_on_one_device(
     data_dir, tmp_path, spread, strategy, devices
 ):
-    """The first half on eight devices, the second on one; decoding takes either."""
+    """The first half on eight devices, the second on one, and either is evaluated."""
     whole = loop.train(run(data_dir))
     spread(strategy, devices)
-    loop.train(run(data_dir, tmp_path, 3))
+    half = loop.train(run(data_dir, tmp_path, 3))
     spread(None)
     assert_same(loop.train(run(data_dir, tmp_path)), whole)
     path = checkpoints.folder(tmp_path) / "model-3.keras"
     loaded = trained_model.load(tmp_path, path)
-    assert decoding.generate(loaded.model, np.array([[2, 3]]), 2, 8).shape == (1, 2)
+    description = loaded.check_data(data_dir)
+    found = evaluation.evaluate_model(loaded.model, data_dir, description, "dev", 96)
+    assert found.tokens == half.evaluations[-1][1].tokens
+    assert found.nats == pytest.approx(half.evaluations[-1][1].nats, rel=1e-5)
 
 
 def test_rows_of_many_lengths_are_filled_up(data_dir, tmp_path, spread):
