@@ -1,6 +1,8 @@
 """Batches of rows: shuffled without end for training, all once for evaluation."""
 
 import contextlib
+import dataclasses
+import math
 import pathlib
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -76,6 +78,28 @@ class InMemory(Bucket):
         return self._source[index]
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Says which rows of each batch a process takes: none twice, and none is missed.
+
+    The batch itself is the same, however many share it.
+    """
+
+    process: int = 0
+    processes: int = 1
+    replicas: int = 1  # of all processes: each takes as many rows, of which some
+    # may be empty
+
+    def of(self, rows: int) -> tuple[slice, int]:
+        """Returns this process' rows of a batch, and how many empty ones follow."""
+        number = math.ceil(rows / self.replicas) * self.replicas // self.processes
+        first, last = (min(p * number, rows) for p in (self.process, self.process + 1))
+        return slice(first, last), number - (last - first)
+
+
+ALONE = Share()
+
+
 @contextlib.contextmanager
 def damage_named(buckets: Iterable[Bucket]) -> Iterator[None]:
     """Ends a failed block with the error of a damaged row, if there was one.
@@ -113,7 +137,11 @@ def buckets(
 
 
 def training_batches(
-    buckets: Sequence[Bucket], tokens: int, seed: int, start_step: int = 0
+    buckets: Sequence[Bucket],
+    tokens: int,
+    seed: int,
+    start_step: int = 0,
+    share: Share = ALONE,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields endless batches of shuffled rows for `model.fit`, from `start_step` on.
 
@@ -126,11 +154,16 @@ def training_batches(
         tokens: of a batch, at most: `tokens` // length rows.
         seed: of the shuffling.
         start_step: the first step that a batch is needed for.
+        share: of each batch, that is yielded.
 
     Yields:
         (rows, rows): int32 ids (B, T) as input and as labels.
     """
     import grain
+
+    def own(rows):
+        mine, empty = share.of(len(rows))
+        return np.pad(rows[mine], ((0, empty), (0, 0)))  # PAD_ID is 0
 
     streams = [
         grain.MapDataset.source(bucket)
@@ -138,6 +171,7 @@ def training_batches(
         .repeat()
         .map(lambda item: item[1])
         .batch(tokens // bucket.length, drop_remainder=True)
+        .map(own)
         for bucket in buckets
     ]
     stream = streams[0]
@@ -151,7 +185,10 @@ def training_batches(
 
 
 def evaluation_batches(
-    buckets: Sequence[Bucket], tokens: int, max_batches: int | None = None
+    buckets: Sequence[Bucket],
+    tokens: int,
+    max_batches: int | None = None,
+    share: Share = ALONE,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields all rows once, the last batch of a length filled up with empty rows.
 
@@ -159,6 +196,7 @@ def evaluation_batches(
         buckets: the rows of a split, from the function `buckets`.
         tokens: of a batch, at most.
         max_batches: the number of batches, evenly spaced among all; None or 0: all.
+        share: of each batch, that is yielded.
 
     Yields:
         (headers, rows) of shapes (B, 2) and (B, T); empty rows hold zeros.
@@ -173,9 +211,10 @@ def evaluation_batches(
         middles = range(1, 2 * max_batches, 2)
         starts = [starts[i * len(starts) // (2 * max_batches)] for i in middles]
     for bucket, start, size in starts:
-        stop = min(start + size, len(bucket))
-        items = [bucket[i] for i in range(start, stop)]
-        empty = np.zeros(HEADER, "<i4"), np.zeros_like(items[0][1])
-        items += [empty] * (size - len(items))
+        mine, empty = share.of(size)
+        rows = range(start, min(start + size, len(bucket)))
+        items = [bucket[i] for i in rows[mine]]
+        empty += len(range(size)[mine]) - len(items)
+        items += [(np.zeros(HEADER, "<i4"), np.zeros(bucket.length, "<i4"))] * empty
         headers, rows = (np.stack(column) for column in zip(*items))
         yield headers, rows

@@ -56,6 +56,34 @@ def test_evaluation_covers_every_row_once(source):
     assert not np.any(seen[len(source) :])
 
 
+@pytest.mark.parametrize(
+    "rows, replicas, empty", [(8, 4, 0), (8, 8, 0), (7, 4, 1), (5, 4, 3), (1, 8, 7)]
+)
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_share_out_the_rows_of_each_batch(
+    source, rows, replicas, empty, processes
+):
+    """In order, none twice, none missed, and as many for each replica."""
+    shares = [batches.Share(p, processes, replicas) for p in range(processes)]
+    tokens = rows * 32
+    streams = [
+        batches.training_batches([source], tokens, 0, share=share) for share in shares
+    ]
+    for expected in drawn(source, rows=rows, count=2):
+        parts = [next(stream)[0] for stream in streams]
+        assert {len(part) for part in parts} == {(rows + empty) // processes}
+        found = np.concatenate(parts)
+        np.testing.assert_array_equal(found[:rows], expected)
+        assert not found[rows:].any()
+    whole = list(batches.evaluation_batches([source], tokens))
+    found = [
+        list(batches.evaluation_batches([source], tokens, None, s)) for s in shares
+    ]
+    for expected, *parts in zip(whole, *found, strict=True):
+        for a, *of_parts in zip(expected, *parts):
+            np.testing.assert_array_equal(np.concatenate(of_parts)[:rows], a)
+
+
 @pytest.fixture(scope="module")
 def unpacked(data_dir, tmp_path_factory):
     """The same text, a sentence a row."""

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from typing import Any
 
+from trainer import distribution
 from trainer.errors import UsageError
 from trainer.files import is_partial
 from trainer.files import read_json
@@ -78,7 +79,13 @@ def save(model, output_dir: str | pathlib.Path, step: int) -> pathlib.Path:
 def keep_newest(output_dir: str | pathlib.Path, count: int) -> None:
     """Drops all checkpoints of a run but the newest `count`."""
     for _, old in _by_step(output_dir)[:-count]:
-        old.unlink()
+        drop(old)
+
+
+def drop(path: pathlib.Path) -> None:
+    """Deletes a checkpoint; of several processes, the first one does."""
+    if distribution.is_first():
+        path.unlink()
 
 
 def save_best(
@@ -86,15 +93,17 @@ def save_best(
 ) -> None:
     """Saves the model that evaluated best so far, and its step and its loss."""
     path = save_model(model, output_dir, "best.keras").with_suffix(".json")
-    with _one_line_errors(path):
-        write_json(path, {"step": step, "nats_per_token": nats_per_token})
+    if distribution.is_first():
+        with _one_line_errors(path):
+            write_json(path, {"step": step, "nats_per_token": nats_per_token})
 
 
 def save_model(model, output_dir: str | pathlib.Path, name: str) -> pathlib.Path:
     """Saves a model with its optimizer under a name beside the checkpoints.
 
     Every model of a run is written here: weights, optimizer and its state, in one
-    `.keras` file that is whole or absent.
+    `.keras` file that is whole or absent. Of several processes, which all come here,
+    the first one writes.
 
     Returns:
         The path of the file.
@@ -105,9 +114,10 @@ def save_model(model, output_dir: str | pathlib.Path, name: str) -> pathlib.Path
     """
     path = folder(output_dir) / name
     _check_finite(model, path)
-    with _one_line_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, model.save)
+    if distribution.is_first():
+        with _one_line_errors(path), distribution.suspended():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, model.save)
     return path
 
 

@@ -47,6 +47,7 @@ class RunState(keras.callbacks.Callback):
         seconds: inside training steps; the first one, which compiles, is left out
             where there are more.
         timed_steps: steps of these seconds.
+        lag: as given, or as found.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class RunState(keras.callbacks.Callback):
         self.seconds = 0.0
         self.timed_steps = 0
         self._nonfinite_steps = nonfinite_steps
-        self._lag = int(has_accelerator()) if lag is None else lag
+        self.lag = int(has_accelerator()) if lag is None else lag
         self._unread = collections.deque()  # (step, loss on the device)
 
     def set_model(self, model):
@@ -83,7 +84,7 @@ class RunState(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
         self._unread.append((self.step, (logs or {})["loss"]))
-        self._read(0 if self.step == self.train_steps else self._lag)
+        self._read(0 if self.step == self.train_steps else self.lag)
         if self.step > self.start_step + 1 or self.train_steps == self.step:
             self.seconds += time.perf_counter() - self._began
             self.timed_steps += 1
