@@ -138,21 +138,39 @@ def test_commands_of_measurements_are_known(page):
         assert done.returncode == 0 and names <= known, (module, names - known)
 
 
-def test_the_site_builds_without_a_warning(tmp_path):
-    """Links and anchors of all pages lead somewhere, and public names are described."""
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the site, which was built without a warning."""
     pytest.importorskip("mkdocs")
-    import extreme_tensoring_tf
-
+    folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir"]
     done = subprocess.run(
-        [*command, str(tmp_path)],
+        [*command, str(folder)],
         cwd=ROOT,
         env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
     )
+    # mkdocs.yml makes links and anchors that lead nowhere warnings.
     assert (done.returncode, done.stderr) == (0, "")
-    reference = (tmp_path / "api_optimizer.html").read_text("utf-8")
+    return folder
+
+
+def test_every_public_name_is_in_the_reference(site):
+    import extreme_tensoring_tf
+
+    reference = (site / "api_optimizer.html").read_text("utf-8")
     for name in extreme_tensoring_tf.__all__:
         module = getattr(extreme_tensoring_tf, name).__module__
         assert f'id="{module}.{name}"' in reference
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_of_pages_outside_the_site(name, site):
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", (ROOT / name).read_text())
+    assert links
+    for path, anchor in links:
+        assert (ROOT / path).exists(), path
+        if path and anchor:
+            page = (site / path).name.replace(".md", ".html")
+            assert f'id="{anchor}"' in (site / page).read_text("utf-8"), (path, anchor)

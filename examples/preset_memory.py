@@ -74,7 +74,7 @@ def variables(preset):
 
 
 def main():
-    """Prints a table of MB of state, weights in float32, and returns its rows."""
+    """Prints a table of MB of state beside float32 weights, and returns its rows."""
     rows = [("state, MB", "parameters", *OPTIMIZERS)]
     for preset in PRESETS:
         found = memory_report(variables(preset), OPTIMIZERS)

@@ -5,7 +5,6 @@ import importlib.util
 import keras
 import pytest
 
-from examples import gan
 from examples import image_classification
 from examples import jax_loop
 from examples import keras_hub_finetuning
@@ -33,6 +32,8 @@ def test_image_classification(dtype):
 
 @on_tensorflow
 def test_both_networks_of_the_gan_learn():
+    from examples import gan  # which imports TensorFlow
+
     distance, covered = gan.main(steps=800)
     assert distance < 0.15  # 0.9 of a generator that has learnt nothing
     assert covered > 0.8
