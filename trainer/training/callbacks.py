@@ -126,9 +126,9 @@ class Evaluations(Part):
         self._evaluated = model
         self._evaluate = evaluate
         self._on_evaluation = on_evaluation
-        self._best = run.output_dir and distribution.from_first(
-            lambda: checkpoints.best(run.output_dir)
-        )
+        self._best: Any = None  # (step, nats per token)
+        if output_dir := run.output_dir:
+            self._best = distribution.from_first(lambda: checkpoints.best(output_dir))
 
     def on_train_batch_end(self, batch, logs=None):
         if not self.state.is_due(self._run.local_eval_frequency):

@@ -63,7 +63,7 @@ def train(
     with contextlib.ExitStack() as stack:
 
         def lock():
-            stack.enter_context(run_folder.lock(run.output_dir))
+            stack.enter_context(run_folder.lock(str(run.output_dir)))
 
         if run.output_dir:
             distribution.from_first(lock)
