@@ -58,14 +58,17 @@ def test_a_run_of_two_processes_goes_on_in_one(data_dir, tmp_path):
         interruption_test.wait_for(path, processes[0])
         processes[1].send_signal(getattr(signal, name))
         first, second = ended(processes)
-        assert "Traceback" not in first[2] + second[2]
+        assert "Traceback (most" not in first[2] + second[2]
         if name == "SIGTERM":
             assert first[0] == second[0] == 128 + signal.SIGTERM
             assert "interrupted by SIGTERM: the same command continues" in first[1]
             assert "step" not in second[1]  # it leaves the report to the first
         else:
-            assert (first[0], second[0]) == (1, -signal.SIGKILL)
-            assert "error: process 0 of 2 has lost another one" in first[2]
+            assert second[0] == -signal.SIGKILL
+            # Ours, where a sum over devices fails before JAX hears of the loss.
+            ours = first[0] == 1 and "process 0 of 2 has lost another one" in first[2]
+            theirs = first[0] == -signal.SIGABRT and "another task died" in first[2]
+            assert ours or theirs, first
     subprocess.run(parts, check=True)
     models = [
         checkpoints.load(checkpoints.latest(tmp_path / name))
@@ -85,4 +88,4 @@ def test_what_the_first_process_refuses_ends_all_with_its_reason(data_dir, tmp_p
     for status, out, err in ended(start(other)):
         assert status == 1, out
         assert "holds a run with hparams.optimizer='sgd'" in err
-        assert "Traceback" not in err
+        assert "Traceback (most" not in err

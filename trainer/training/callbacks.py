@@ -126,7 +126,7 @@ class Evaluations(Part):
         self._evaluated = model
         self._evaluate = evaluate
         self._on_evaluation = on_evaluation
-        self._best = None
+        self._best: Any = None  # (step, nats per token)
         if output_dir := run.output_dir:
             self._best = distribution.from_first(lambda: checkpoints.best(output_dir))
 
