@@ -37,6 +37,7 @@ _SEED = cli.DEFINE_seed(
 
 def main(argv):
     cli.no_arguments(argv)
+    from trainer import files
     from trainer.training import sweep
 
     hparams = _RUN.hparams()
@@ -75,11 +76,15 @@ def main(argv):
     best = sweep.best_trial(study)
     print(f"best of {len(study.trials)} trials: {show(best)}")
     print(f"--hparams={','.join(f'{k}={v}' for k, v in best.params.items())}")
-    with open(folder / f"{_STUDY.value}.jsonl", "w", encoding="utf-8") as file:
-        for trial in study.trials:
-            record = {"state": trial.state.name, "value": trial.value}
-            record |= {"params": trial.params} | trial.user_attrs
-            cli.print_json(record, file)
+    records = [
+        {"state": trial.state.name, "value": trial.value, "params": trial.params}
+        | trial.user_attrs
+        for trial in study.trials
+    ]
+    files.write_text(
+        folder / f"{_STUDY.value}.jsonl",
+        "".join(f"{cli.json_text(record)}\n" for record in records),
+    )
     return 0
 
 

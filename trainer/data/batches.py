@@ -11,6 +11,7 @@ import numpy as np
 from trainer.data.dataset import HEADER
 from trainer.data.dataset import Description
 from trainer.data.dataset import Paths
+from trainer.data.dataset import checksum
 from trainer.data.dataset import decode_row
 from trainer.errors import UsageError
 
@@ -22,12 +23,16 @@ class Bucket:
         path: the ArrayRecord file.
         length: tokens of a row.
         rows: the number of rows that the file must hold.
+        ends: the `dataset.checksum` of its first and last row; None: not known.
 
     Raises:
-        UsageError: the file is missing or damaged; also where a row is read.
+        UsageError: the file is missing, damaged or of another data set; also where a
+            row is read.
     """
 
-    def __init__(self, path: pathlib.Path, length: int, rows: int):
+    def __init__(
+        self, path: pathlib.Path, length: int, rows: int, ends: int | None = None
+    ):
         from array_record.python import array_record_data_source
 
         if not path.is_file():
@@ -40,24 +45,32 @@ class Bucket:
             found = len(self._source)
         except (RuntimeError, ValueError):
             found = None
+        if found is None:
+            raise self._damaged("damaged")
         if found != rows:
-            raise self._damaged()
+            raise self._damaged(f"damaged: it holds {found:,} rows, not {rows:,}")
+        if ends is not None and ends != checksum(self._record(0), self._record(-1)):
+            raise self._damaged("of another data set: its first or last row differs")
 
-    def _damaged(self):
-        self.damage = UsageError(f"{self._path} is damaged: run et-datagen again")
+    def _damaged(self, what):
+        self.damage = UsageError(f"{self._path} is {what}: run et-datagen again")
         return self.damage
+
+    def _record(self, index):
+        index %= len(self._source)
+        try:
+            return self._source[index]
+        except (RuntimeError, ValueError):
+            raise self._damaged(f"damaged at row {index:,}") from None
 
     def __len__(self):
         return len(self._source)
 
     def __getitem__(self, index):
-        try:
-            header, ids = decode_row(self._source[index])
-        except (RuntimeError, ValueError):
-            raise self._damaged() from None
-        if len(ids) != self.length:
-            raise self._damaged()
-        return header, ids
+        record = self._record(index)
+        if len(record) != 4 * (HEADER + self.length):
+            raise self._damaged(f"damaged at row {index:,}")
+        return decode_row(record)
 
 
 @contextlib.contextmanager
@@ -90,9 +103,10 @@ def buckets(
             f"{', '.join(description.splits)}"
         )
     paths = Paths(data_dir, description.problem)
+    counts = description.splits[split]
     return [
-        Bucket(paths.rows(split, length), length, rows)
-        for length, rows in sorted(description.splits[split].rows.items())
+        Bucket(paths.rows(split, length), length, rows, counts.ends.get(length))
+        for length, rows in sorted(counts.rows.items())
     ]
 
 

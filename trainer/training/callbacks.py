@@ -195,5 +195,6 @@ class Checkpoints(Part):
         if self._unproven and not math.isfinite(self.state.loss):
             self._unproven[0].unlink()
         elif self._unproven:
-            checkpoints.keep_newest(self._output_dir, self._run.keep_checkpoint_max)
+            keep = self._run.keep_checkpoint_max
+            checkpoints.keep_newest(self._output_dir, keep, self._unproven[1])
         self._unproven = None

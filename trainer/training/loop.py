@@ -163,7 +163,9 @@ def _train(run, data, on_start, extra_callbacks, on_evaluation):
                 state, run.output_dir, flops_per_token, 4 * state_scalars
             )
         )
-    try:
+    with contextlib.ExitStack() as stack:
+        for part in reversed(parts):
+            stack.callback(part.close)  # each, whatever the others raise
         trained.fit(
             data.batches(run.random_seed, state.step),
             steps_per_epoch=run.train_steps - state.step,
@@ -174,9 +176,6 @@ def _train(run, data, on_start, extra_callbacks, on_evaluation):
                 [*extra_callbacks, state, *parts], add_history=True, model=trained
             ),
         )
-    finally:
-        for part in parts:
-            part.close()
     if state.diverged_at and not interruption.signal:
         rate = float(model.optimizer.learning_rate)
         raise divergence.error(run, state.diverged_at, rate)
@@ -204,6 +203,7 @@ def _start(run, data):
     if not run.output_dir:
         return building.build(run, data.description)
     check_folder(run)
+    checkpoints.clear(run.output_dir)
     newest = checkpoints.latest(run.output_dir)
     if newest and checkpoints.step_of(newest) >= run.train_steps:
         step = checkpoints.step_of(newest)
