@@ -8,7 +8,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent
 # Folders that hold code, beside the root.
-FOLDERS = ("benchmarks", "examples", "extreme_tensoring_tf", "testdata", "trainer")
+FOLDERS = ("benchmarks", "examples", "extreme_tensoring_tf", "faults", "testdata")
+FOLDERS += ("trainer",)
 NO_TARGET = ("setup.py",)
 # Module -> distribution, where more differs than "_" and "-".
 DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl-py", "tensorflow": "tensorflow-cpu"}

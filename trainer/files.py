@@ -122,12 +122,32 @@ def make_folder(path: pathlib.Path):
 
 @contextlib.contextmanager
 def removed_on_failure(
-    path: pathlib.Path, needed: Callable[[], int] | None = None
+    path: pathlib.Path, needed: Callable[[], float] | None = None
 ) -> Iterator[None]:
     """Deletes `partial_path(path)`, file or folder, if the block raises an exception.
 
-    An OSError of the system that names no file, as a full disk's, is given the path.
-    That of a full disk says what is needed.
+    Args: see `errors_named`.
+    """
+    partial = partial_path(path)
+    with errors_named(path, needed):
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):  # the block's own error says more
+                if partial.is_dir():
+                    shutil.rmtree(partial)
+                else:
+                    partial.unlink()
+            raise
+
+
+@contextlib.contextmanager
+def errors_named(
+    path: pathlib.Path, needed: Callable[[], float] | None = None
+) -> Iterator[None]:
+    """Gives an OSError of the system that names no file, as a full disk's, the path.
+
+    That of a full disk says, too, how much space is needed.
 
     Args:
         path: of what the block writes.
@@ -135,20 +155,14 @@ def removed_on_failure(
     """
     try:
         yield
-    except BaseException as error:
-        partial = partial_path(path)
-        if isinstance(error, OSError) and error.errno and error.filename is None:
+    except OSError as error:
+        if error.errno and error.filename is None:
             error.filename = str(path)
-        with contextlib.suppress(OSError):  # the block's own error says more
-            if partial.is_dir():
-                shutil.rmtree(partial)
-            else:
-                partial.unlink()
-        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        if error.errno in _NO_SPACE:
             with contextlib.suppress(OSError):
-                free = shutil.disk_usage(path.parent).free
+                free = shutil.disk_usage(path.parent).free / 1e6
                 takes = f"it takes {needed() / 1e6:,.3f} MB, " if needed else ""
-                error.strerror = f"{error.strerror}: {takes}{free / 1e6:,.3f} MB free"
+                error.strerror = f"{error.strerror}: {takes}{free:,.3f} MB are free"
         raise
 
 

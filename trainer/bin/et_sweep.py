@@ -51,7 +51,16 @@ def main(argv):
         local_eval_frequency=_EVAL_FREQUENCY.value,
     )
     folder = pathlib.Path(_OUTPUT_DIR.value)
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
+    with sweep.storage_errors(folder / "sweep.db"):
+        return search(settings, ranges, folder)
+
+
+def search(settings, ranges, folder):
+    """Runs the trials, with other workers, and reports on all of them."""
+    from trainer import files
+    from trainer.training import sweep
+
     study = sweep.create_study(
         folder / "sweep.db",
         _STUDY.value,

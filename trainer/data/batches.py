@@ -24,6 +24,7 @@ class Bucket:
         length: tokens of a row.
         rows: the number of rows that the file must hold.
         ends: the `dataset.checksum` of its first and last row; None: not known.
+        vocab_size: ids of tokens are below it; None: not known.
 
     Raises:
         UsageError: the file is missing, damaged or of another data set; also where a
@@ -31,13 +32,19 @@ class Bucket:
     """
 
     def __init__(
-        self, path: pathlib.Path, length: int, rows: int, ends: int | None = None
+        self,
+        path: pathlib.Path,
+        length: int,
+        rows: int,
+        ends: int | None = None,
+        vocab_size: int | None = None,
     ):
         from array_record.python import array_record_data_source
 
         if not path.is_file():
             raise UsageError(f"{path} is missing: run et-datagen again")
         self.length = length
+        self._vocab_size = vocab_size
         self.damage = None  # the error, once a row could not be read
         self._path = path
         try:
@@ -70,7 +77,13 @@ class Bucket:
         record = self._record(index)
         if len(record) != 4 * (HEADER + self.length):
             raise self._damaged(f"damaged at row {index:,}")
-        return decode_row(record)
+        header, ids = decode_row(record)
+        if self._vocab_size and not 0 <= ids.min() <= ids.max() < self._vocab_size:
+            # A GPU embeds such an id as zeros, JAX as the last token.
+            raise self._damaged(
+                f"damaged at row {index:,} (token {ids.max()} of {self._vocab_size})"
+            )
+        return header, ids
 
 
 @contextlib.contextmanager
@@ -105,7 +118,13 @@ def buckets(
     paths = Paths(data_dir, description.problem)
     counts = description.splits[split]
     return [
-        Bucket(paths.rows(split, length), length, rows, counts.ends.get(length))
+        Bucket(
+            paths.rows(split, length),
+            length,
+            rows,
+            counts.ends.get(length),
+            description.vocab_size,
+        )
         for length, rows in sorted(counts.rows.items())
     ]
 

@@ -133,6 +133,11 @@ def save_model(model, output_dir: str | pathlib.Path, name: str) -> pathlib.Path
     """
     path = folder(output_dir) / name
     _check_finite(model, path)
+    if not path.parent.parent.is_dir():
+        raise UsageError(
+            f"{output_dir} is no folder any more: it was moved or removed, or its disk "
+            "is not mounted, since the run began"
+        )
     with _one_line_errors(path):
         make_folder(path.parent)
         write_atomically(path, model.save, size(model))

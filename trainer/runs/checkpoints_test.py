@@ -47,8 +47,10 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_others(model, tmp_path):
     assert names(tmp_path) == ["model-1.keras"]
     checkpoints.load(checkpoints.latest(tmp_path))
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="could not be written: Not a directory"):
-        checkpoints.save(model, tmp_path / "file", 1)
+    for gone in ("file", "none"):
+        with pytest.raises(UsageError, match=f"{gone} is no folder any more"):
+            checkpoints.save(model, tmp_path / gone, 1)
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_newest_are_kept(model, tmp_path):

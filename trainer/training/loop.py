@@ -154,15 +154,22 @@ def _train(run, data, on_start, extra_callbacks, on_evaluation):
         callbacks.Progress(state, run.label),
         callbacks.Evaluations(state, run, model, evaluate, on_evaluation),
     ]
+    if run.dtype == "mixed_float16":
+        parts.append(callbacks.LossScale(state, model.optimizer))
     if run.output_dir:
-        parts.append(callbacks.Checkpoints(state, run, model))
         if run.profile:
             parts.append(monitoring.Profile(state, run.output_dir, *run.profile))
         parts.append(
             monitoring.Summaries(
-                state, run.output_dir, flops_per_token, 4 * state_scalars
+                state,
+                run.output_dir,
+                flops_per_token,
+                4 * state_scalars,
+                run.save_checkpoints_steps,
             )
         )
+        # Last: a run that goes on from a step has written all else of that step.
+        parts.append(callbacks.Checkpoints(state, run, model))
     with contextlib.ExitStack() as stack:
         for part in reversed(parts):
             stack.callback(part.close)  # each, whatever the others raise
@@ -178,7 +185,7 @@ def _train(run, data, on_start, extra_callbacks, on_evaluation):
         )
     if state.diverged_at and not interruption.signal:
         rate = float(model.optimizer.learning_rate)
-        raise divergence.error(run, state.diverged_at, rate)
+        raise divergence.error(run, state.diverged_at, state.reason, rate)
     newest = checkpoints.latest(run.output_dir) if run.output_dir else None
     speed = state.timed_steps * data.tokens / (state.seconds or np.inf)
     return Result(
