@@ -18,6 +18,7 @@ FOLDERS = (
     "benchmarks",
     "examples",
     "extreme_tensoring_tf",
+    "faults",
     "testdata",
     "trainer",
 )

@@ -21,6 +21,7 @@ from absl import logging
 
 from trainer.errors import UsageError
 from trainer.errors import unknown
+from trainer.files import system_reason
 from trainer.sizes import Bytes
 
 # Of flags that `require` checks or that have a default: their value is not None.
@@ -266,12 +267,6 @@ def guarded(function: Callable[[], Any]) -> Any:
         if isinstance(error, BrokenPipeError) and error.filename in STREAMS:
             return CLOSED_PIPE  # who reads the output has seen enough: `| head`
         return _fail(system_reason(error))
-
-
-def system_reason(error: OSError) -> str:
-    """Returns the text of an OSError: the path it is about, and the reason."""
-    paths = [os.fsdecode(p) for p in (error.filename, error.filename2) if p]
-    return ": ".join([*paths, error.strerror or str(error)])
 
 
 def _fail(reason, prefix="error: ", status=1):

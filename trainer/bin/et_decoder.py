@@ -20,7 +20,7 @@ from absl import flags
 from trainer.bin import cli
 from trainer.data.tokenizer import EOS_ID
 from trainer.errors import UsageError
-from trainer.files import write_atomically
+from trainer.files import write_text
 
 _OUTPUT_DIR = cli.DEFINE_path(
     "output_dir", None, "Folder of the run: its newest checkpoint."
@@ -82,10 +82,7 @@ def main(argv):
                 print(lines[-1], flush=True)
     if _TO_FILE.value:
         text = "".join(f"{line}\n" for line in lines)
-        write_atomically(
-            pathlib.Path(_TO_FILE.value),
-            lambda partial: partial.write_text(text, encoding="utf-8"),
-        )
+        write_text(pathlib.Path(_TO_FILE.value), text)
     seconds = time.perf_counter() - start
     print(
         f"{len(lines):,} continuations, {tokens:,} tokens, {tokens / seconds:,.0f} "

@@ -38,6 +38,7 @@ _SEED = cli.DEFINE_seed(
 
 def main(argv):
     cli.no_arguments(argv)
+    from trainer import files
     from trainer.training import sweep
 
     hparams = _RUN.hparams()
@@ -51,7 +52,16 @@ def main(argv):
         local_eval_frequency=_EVAL_FREQUENCY.value,
     )
     folder = pathlib.Path(_OUTPUT_DIR.value)
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
+    with sweep.storage_errors(folder / "sweep.db"):
+        return search(settings, ranges, folder)
+
+
+def search(settings, ranges, folder):
+    """Runs the trials, with other workers, and reports on all of them."""
+    from trainer import files
+    from trainer.training import sweep
+
     study = sweep.create_study(
         folder / "sweep.db",
         _STUDY.value,
@@ -76,11 +86,15 @@ def main(argv):
     best = sweep.best_trial(study)
     print(f"best of {len(study.trials)} trials: {show(best)}")
     print(f"--hparams={','.join(f'{k}={v}' for k, v in best.params.items())}")
-    with open(folder / f"{_STUDY.value}.jsonl", "w", encoding="utf-8") as file:
-        for trial in study.trials:
-            record = {"state": trial.state.name, "value": trial.value}
-            record |= {"params": trial.params} | trial.user_attrs
-            cli.print_json(record, file)
+    records = [
+        {"state": trial.state.name, "value": trial.value, "params": trial.params}
+        | trial.user_attrs
+        for trial in study.trials
+    ]
+    files.write_text(
+        folder / f"{_STUDY.value}.jsonl",
+        "".join(f"{cli.json_text(record)}\n" for record in records),
+    )
     return 0
 
 

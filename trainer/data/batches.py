@@ -13,6 +13,7 @@ import numpy as np
 from trainer.data.dataset import HEADER
 from trainer.data.dataset import Description
 from trainer.data.dataset import Paths
+from trainer.data.dataset import checksum
 from trainer.data.dataset import decode_row
 from trainer.errors import UsageError
 
@@ -24,17 +25,28 @@ class Bucket:
         path: the ArrayRecord file.
         length: tokens of a row.
         rows: the number of rows that the file must hold.
+        ends: the `dataset.checksum` of its first and last row; None: not known.
+        vocab_size: ids of tokens are below it; None: not known.
 
     Raises:
-        UsageError: the file is missing or damaged; also where a row is read.
+        UsageError: the file is missing, damaged or of another data set; also where a
+            row is read.
     """
 
-    def __init__(self, path: pathlib.Path, length: int, rows: int):
+    def __init__(
+        self,
+        path: pathlib.Path,
+        length: int,
+        rows: int,
+        ends: int | None = None,
+        vocab_size: int | None = None,
+    ):
         from array_record.python import array_record_data_source
 
         if not path.is_file():
             raise UsageError(f"{path} is missing: run et-datagen again")
         self.length = length
+        self._vocab_size = vocab_size
         self.damage = None  # the error, once a row could not be read
         self._path = path
         try:
@@ -42,23 +54,37 @@ class Bucket:
             found = len(self._source)
         except (RuntimeError, ValueError):
             found = None
+        if found is None:
+            raise self._damaged("damaged")
         if found != rows:
-            raise self._damaged()
+            raise self._damaged(f"damaged: it holds {found:,} rows, not {rows:,}")
+        if ends is not None and ends != checksum(self._record(0), self._record(-1)):
+            raise self._damaged("of another data set: its first or last row differs")
 
-    def _damaged(self):
-        self.damage = UsageError(f"{self._path} is damaged: run et-datagen again")
+    def _damaged(self, what):
+        self.damage = UsageError(f"{self._path} is {what}: run et-datagen again")
         return self.damage
+
+    def _record(self, index):
+        index %= len(self._source)
+        try:
+            return self._source[index]
+        except (RuntimeError, ValueError):
+            raise self._damaged(f"damaged at row {index:,}") from None
 
     def __len__(self):
         return len(self._source)
 
     def __getitem__(self, index):
-        try:
-            header, ids = decode_row(self._source[index])
-        except (RuntimeError, ValueError):
-            raise self._damaged() from None
-        if len(ids) != self.length:
-            raise self._damaged()
+        record = self._record(index)
+        if len(record) != 4 * (HEADER + self.length):
+            raise self._damaged(f"damaged at row {index:,}")
+        header, ids = decode_row(record)
+        if self._vocab_size and not 0 <= ids.min() <= ids.max() < self._vocab_size:
+            # A GPU embeds such an id as zeros, JAX as the last token.
+            raise self._damaged(
+                f"damaged at row {index:,} (token {ids.max()} of {self._vocab_size})"
+            )
         return header, ids
 
 
@@ -130,9 +156,16 @@ def buckets(
             f"{', '.join(description.splits)}"
         )
     paths = Paths(data_dir, description.problem)
+    counts = description.splits[split]
     return [
-        Bucket(paths.rows(split, length), length, rows)
-        for length, rows in sorted(description.splits[split].rows.items())
+        Bucket(
+            paths.rows(split, length),
+            length,
+            rows,
+            counts.ends.get(length),
+            description.vocab_size,
+        )
+        for length, rows in sorted(counts.rows.items())
     ]
 
 

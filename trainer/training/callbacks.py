@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops
 
 from trainer import distribution
 from trainer import progress
@@ -71,6 +72,30 @@ class Interruption(Part):
             signal.signal(*self._before.popitem())
 
     _before = {}
+
+
+class LossScale(Part):
+    """Ends a run of mixed_float16 in which no step has finite gradients any more.
+
+    Keras halves the scale of the loss at each step that it leaves out, without end.
+    """
+
+    LEAST = 2.0**-14  # float16's smallest number with all digits
+    FREQUENCY = 20  # steps; from its start the scale takes more to fall so low
+
+    def __init__(self, state: RunState, optimizer: keras.optimizers.LossScaleOptimizer):
+        super().__init__(state)
+        self._optimizer = optimizer
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.state.is_due(self.FREQUENCY):
+            self.state.sync()
+            scale = float(ops.convert_to_numpy(self._optimizer.dynamic_scale))
+            if not scale >= self.LEAST:
+                self.state.diverge(
+                    "the scale of float16's loss fell to nothing "
+                    f"({scale:.3g}): no step had finite gradients"
+                )
 
 
 class Progress(Part):
@@ -210,5 +235,6 @@ class Checkpoints(Part):
         if self._unproven and not math.isfinite(self.state.loss):
             checkpoints.drop(self._unproven[0])
         elif self._unproven:
-            checkpoints.keep_newest(self._output_dir, self._run.keep_checkpoint_max)
+            keep = self._run.keep_checkpoint_max
+            checkpoints.keep_newest(self._output_dir, keep, self._unproven[1])
         self._unproven = None

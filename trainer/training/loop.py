@@ -170,11 +170,16 @@ def _train(run, data, on_start, extra_callbacks, on_evaluation):
         interruption,
         callbacks.Evaluations(state, run, model, evaluate, on_evaluation),
     ]
-    if run.output_dir:
-        parts.append(callbacks.Checkpoints(state, run, model))
+    if run.dtype == "mixed_float16":
+        parts.append(callbacks.LossScale(state, model.optimizer))
     if distribution.is_first():
         parts += _reports(run, state, flops_per_token, 4 * state_scalars)
-    try:
+    if run.output_dir:
+        # Last: a run that goes on from a step has written all else of that step.
+        parts.append(callbacks.Checkpoints(state, run, model))
+    with contextlib.ExitStack() as stack:
+        for part in reversed(parts):
+            stack.callback(part.close)  # each, whatever the others raise
         trained.fit(
             data.batches(run.random_seed, state.step),
             steps_per_epoch=run.train_steps - state.step,
@@ -185,12 +190,9 @@ def _train(run, data, on_start, extra_callbacks, on_evaluation):
                 [*extra_callbacks, state, *parts], add_history=True, model=trained
             ),
         )
-    finally:
-        for part in parts:
-            part.close()
     if state.diverged_at and not interruption.signal:
         rate = float(model.optimizer.learning_rate)
-        raise divergence.error(run, state.diverged_at, rate)
+        raise divergence.error(run, state.diverged_at, state.reason, rate)
     newest = checkpoints.latest(run.output_dir) if run.output_dir else None
     speed = state.timed_steps * data.tokens / (state.seconds or np.inf)
     return Result(
@@ -214,7 +216,13 @@ def _reports(run, state, flops_per_token, state_bytes):
         parts.append(monitoring.Profile(state, run.output_dir, *run.profile))
     if run.output_dir:
         parts.append(
-            monitoring.Summaries(state, run.output_dir, flops_per_token, state_bytes)
+            monitoring.Summaries(
+                state,
+                run.output_dir,
+                flops_per_token,
+                state_bytes,
+                run.save_checkpoints_steps,
+            )
         )
     return parts
 
@@ -243,6 +251,7 @@ def _start(run, data):
 def _newest(run):
     """Returns the name of the checkpoint that a run goes on from, or None."""
     check_folder(run)
+    checkpoints.clear(run.output_dir)
     newest = checkpoints.latest(run.output_dir)
     if newest is None:
         return None

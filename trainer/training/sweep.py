@@ -99,6 +99,27 @@ def _parse_range(text, kind):
     return Range(low=low, high=high, log=bool(log))
 
 
+@contextlib.contextmanager
+def storage_errors(path: str | pathlib.Path) -> Iterator[None]:
+    """Makes one line of the errors of a study's file: damaged, or on a full disk.
+
+    Raises:
+        UsageError: see above.
+    """
+    import optuna
+    import sqlalchemy
+
+    database = sqlalchemy.exc.DatabaseError
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, database) as error:
+        cause = error if isinstance(error, database) else error.__cause__
+        raise UsageError(
+            f"{path}: {getattr(cause, 'orig', error)}. The trials that have ended are "
+            "in it, if it is whole: mend that, and the same command goes on"
+        ) from error
+
+
 def create_study(path: str | pathlib.Path, name: str, seed: int = 0):
     """Returns the Optuna study of a name in an SQLite file; a new one if none is there.
 
