@@ -8,7 +8,8 @@ EXTRAS = $(BACKEND),trainer,test,bench,examples,docs
 # Without this TensorFlow greets with four lines on every start.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test test-all test-keras lint format docs benchmark benchmark-gpu gpu-kit clean
+.PHONY: demo test test-all test-faults test-keras lint format docs benchmark benchmark-gpu \
+  gpu-kit clean
 
 # setup.py is the only thing that says what is installed; touch it to re-install.
 .venv/installed .venv-jax/installed .venv-keras/installed: setup.py
@@ -40,6 +41,11 @@ test-all: test .venv-jax/installed
 	  trainer/optim/peers trainer/training/population_test.py \
 	  examples/programs_test.py "docs_test.py::test_every_block_runs[distributed.md]" \
 	  -m "slow or not slow"
+
+# Kills, full disks, damage, long runs: docs/faults.md. Mounts small disks, as root.
+test-faults: .venv/installed .venv-jax/installed
+	$(BIN)/python -m pytest faults -m "faults or not faults"
+	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest faults/kills_test.py -m faults
 
 # The optimizer on the lowest Keras that it admits; `make test` has the newest.
 test-keras: .venv-keras/installed

@@ -45,6 +45,7 @@ setuptools.setup(
             "optuna>=4.9",
             "pillow>=10",
             "scipy>=1.11",
+            "sqlalchemy>=2",  # optuna's, whose errors are caught
             "sentencepiece>=0.2.3",
             "tensorboard>=2.19",
             "tensorflow-datasets>=4.9.10",

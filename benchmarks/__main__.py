@@ -16,6 +16,7 @@ from absl import flags
 
 from trainer.bin import cli
 from trainer.errors import UsageError
+from trainer.errors import unknown
 
 COMMANDS = {
     "optimizer_step": "-m benchmarks.optimizer_step --rounds=25",
@@ -48,9 +49,9 @@ _ONLY = flags.DEFINE_list("only", list(COMMANDS), "Benchmarks to run.")
 
 def main(argv):
     cli.no_arguments(argv)
-    unknown = set(_ONLY.value) - set(COMMANDS)
-    if unknown:
-        raise UsageError(f"--only: unknown {sorted(unknown)}. Known: {list(COMMANDS)}")
+    for name in _ONLY.value:
+        if name not in COMMANDS:
+            raise unknown("benchmark", name, COMMANDS)
     for name in _ONLY.value:
         command = COMMANDS[name]
         print(f"python {command}", file=sys.stderr)

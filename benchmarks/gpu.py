@@ -28,7 +28,7 @@ from absl import flags
 from benchmarks import tables
 from benchmarks.measure import READY
 from trainer.bin import cli
-from trainer.errors import UsageError
+from trainer.errors import unknown
 from trainer.experiments.language_modeling import NO_REGULARIZATION
 
 _DATA_DIR = cli.DEFINE_path("data_dir", None, "Folder that et-datagen wrote.")
@@ -70,9 +70,9 @@ def main(argv):
     from trainer.data import dataset
 
     dataset.load_description(_DATA_DIR.value, _PROBLEM.value)
-    unknown = set(_STAGES.value) - set(STAGES)
-    if unknown:
-        raise UsageError(f"--stages: unknown {sorted(unknown)}. Known: {list(STAGES)}")
+    for stage in _STAGES.value:
+        if stage not in STAGES:
+            raise unknown("stage", stage, STAGES)
     output = pathlib.Path(_OUTPUT_DIR.value)
     output.mkdir(parents=True, exist_ok=True)
     results = Results(output)

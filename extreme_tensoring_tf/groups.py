@@ -102,7 +102,7 @@ class Group:
         finite = None
         if settings.skip_nonfinite:
             finite = ops.isfinite(norms if factor is None else norms * factor)
-        statistics = slots.accumulate(sums, settings.beta_2, finite)
+        statistics, finite = slots.accumulate(sums, settings.beta_2, finite)
         factors = settings.preconditioner.factors(statistics, self.index, self.row_ids)
         rate = ops.cast(learning_rate, slots.dtype)
         start = 0

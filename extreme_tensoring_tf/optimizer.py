@@ -112,9 +112,10 @@ class ExtremeTensoring(GroupedOptimizer):
             to None.
         momentum_dtype: dtype of the first moment, such as "bfloat16" for half the
             memory. None is the variable's own. Defaults to None.
-        skip_nonfinite: whether a gradient with inf or nan (or squares beyond
-            float32) leaves its variable and statistics as they are. Such skips
-            are counted in `skipped_updates`. Defaults to True.
+        skip_nonfinite: whether a gradient with inf or nan, or one whose squares, with
+            those before it in sums, add up to more than float32 holds, leaves its
+            variable and statistics as they are. Such skips are counted in
+            `skipped_updates`. Defaults to True.
         jit_compile: whether to compile the update with XLA where
             `model.compile(jit_compile=...)` does not. Costs some seconds at the
             first step and some MB of host memory for each shape. TensorFlow only:

@@ -52,7 +52,7 @@ def squared_sums(stacks, index: TensorIndex, row_ids=None, dtype=None):
     if scalar:
         return joined([ops.sum(r, axis=1, keepdims=True) for r in rows], axis=0)
     sums = []
-    if row_ids is not None:
+    if index.rows.dims and row_ids is not None:
         at = folding.slice_sums_at(rows[0][0], row_ids, index.rows)
         sums += [ops.expand_dims(s, 0) for s in at]
     elif index.rows.dims:

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from extreme_tensoring_tf.matrix_view import MatrixView
+from extreme_tensoring_tf.preconditioner import squared_norms
 from extreme_tensoring_tf.tensor_index import TensorIndex
 from extreme_tensoring_tf.variables import assign
 from extreme_tensoring_tf.variables import dtype_of
@@ -161,21 +162,31 @@ class GroupSlots:
             finite: None, or (k,): where it is false the statistics stay.
 
         Returns:
-            The new statistics, of the shape of `sums`, bias-corrected.
+            The new statistics, of the shape of `sums`, bias-corrected, and `finite`,
+            which is false, too, where they would be too large: XLA divides by their
+            total as by its inverse, and takes subnormal numbers for 0.
         """
         slots = [slot for of_one in self.statistics for slot in of_one]
         old = [tensor(slot) for slot in slots]
         old = old[0] if len(old) == 1 else ops.concatenate(old)
         old = ops.reshape(old, sums.shape)
-        new = old + sums if beta_2 is None else beta_2 * old + (1.0 - beta_2) * sums
+        most, correction = 0.5 / float(np.finfo(self.dtype).tiny), None
+        if beta_2 is None:
+            new = old + sums
+        else:
+            new = beta_2 * old + (1.0 - beta_2) * sums
+            correction = self._bias_correction(beta_2)
+            most = most * correction
+        if finite is not None:
+            finite = ops.logical_and(finite, squared_norms(new, self.index) <= most)
         new = where(finite, new, old)
         ends = np.cumsum([slot.shape[0] for slot in slots[:-1]]).tolist()
         flat = ops.reshape(new, (-1,))
         for slot, value in zip(slots, ops.split(flat, ends) if ends else [flat]):
             assign(slot, value)
-        if beta_2 is None:
-            return new
-        return new / ops.expand_dims(self._bias_correction(beta_2), 1)
+        if correction is not None:
+            new = new / ops.expand_dims(correction, 1)
+        return new, finite
 
     def accumulate_diagonal(self, i: int, gradient, finite) -> None:
         """Adds a gradient to AdaGrad's own sums of variable i, if these are watched."""

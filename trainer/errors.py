@@ -1,8 +1,27 @@
 """Defines the error that a user can mend."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UsageError(ValueError):
     """Says that input is bad: names the value, what was expected and what to do.
 
     The binaries print it as one line and exit with status 1.
     """
+
+
+def unknown(kind: str, name: str, known: Iterable[str], more: str = "") -> UsageError:
+    """Returns the error of a name that nothing has, with the name that is most like it.
+
+    Args:
+        kind: what the name would be of, such as "optimizer".
+        name: that was given.
+        known: all names there are.
+        more: sentence that ends the text. It lists the names where it is empty.
+    """
+    known = list(known)
+    text = f"unknown {kind} {name!r}."
+    if alike := difflib.get_close_matches(name, known, n=1):
+        text += f" Did you mean {alike[0]}?"
+    return UsageError(f"{text} {more or 'Known: ' + ', '.join(known)}")

@@ -1,32 +1,55 @@
-"""Writes files that are whole or absent, and reads them."""
+"""Writes files and folders that are whole or absent, locks them, and reads them."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Callable
+from collections.abc import Iterator
 
 from trainer.errors import UsageError
 
 _PARTIAL = "partial-"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], object]):
+def write_atomically(
+    path: pathlib.Path,
+    write: Callable[[pathlib.Path], object],
+    size: int | None = None,
+):
     """Calls `write(partial)` with a path beside `path`, then renames it.
 
     A kill in between leaves the old file, or none, under the final name; a failure
     leaves no partial file either. The suffix stays, for writers that choose a format
     by it.
+
+    Args:
+        path: of the file.
+        write: function of the path to write to.
+        size: bytes of the file, for the error of a full disk; None: not known.
     """
-    with removed_on_failure(path):
+    with removed_on_failure(path, size and (lambda: size)):
         write(partial_path(path))
         finish(path)
 
 
+def write_bytes(path: pathlib.Path, content: bytes):
+    """Writes a file of this content, atomically."""
+    write_atomically(path, lambda partial: partial.write_bytes(content), len(content))
+
+
+def write_text(path: pathlib.Path, text: str):
+    """Writes a text file in UTF-8, atomically."""
+    write_bytes(path, text.encode())
+
+
 def write_json(path: pathlib.Path, value):
     """Writes `value` as JSON, atomically."""
-    text = json.dumps(value, indent=2) + "\n"
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: pathlib.Path, remedy: str):
@@ -37,7 +60,7 @@ def read_json(path: pathlib.Path, remedy: str):
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON or of UTF-8
+    except (ValueError, RecursionError) as error:  # of JSON or of UTF-8
         raise UsageError(f"{path} is damaged ({error}): {remedy}") from None
 
 
@@ -51,25 +74,155 @@ def is_partial(path: pathlib.Path) -> bool:
     return path.name.startswith(_PARTIAL)
 
 
+def remove_partial(folder: pathlib.Path, pattern: str):
+    """Deletes what kills have left in a folder, of files whose names match."""
+    for path in folder.glob(f"{_PARTIAL}{pattern}"):
+        path.unlink()
+
+
 def finish(path: pathlib.Path):
-    """Gives a file that was written to `partial_path(path)` its name."""
-    partial = partial_path(path)
-    with open(partial, "rb") as file:  # on the disk before it has its name
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    """Gives what was written to `partial_path(path)`, a file or a folder, its name.
+
+    All of it is on the disk before it has the name, and the name is when this returns.
+    """
+    move(partial_path(path), path)
+
+
+def move(source: pathlib.Path, target: pathlib.Path):
+    """Renames a file, or a folder with all in it, that lies on the same disk.
+
+    Its content is on the disk before, and the new name when this returns.
+    """
+    for path in [*source.rglob("*"), source]:
+        if not path.is_symlink():
+            sync(path)
+    os.replace(source, target)
+    sync(target.parent)
+
+
+def sync(path: pathlib.Path):
+    """Waits until the content of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of systems that sync no folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: pathlib.Path):
+    """Makes a folder and those it lies in, unless they are there, on the disk, too."""
+    missing = [p for p in (path, *path.parents) if not p.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)
 
 
 @contextlib.contextmanager
-def removed_on_failure(path: pathlib.Path):
-    """Deletes `partial_path(path)` if the block ends with an exception.
+def removed_on_failure(
+    path: pathlib.Path, needed: Callable[[], float] | None = None
+) -> Iterator[None]:
+    """Deletes `partial_path(path)`, file or folder, if the block raises an exception.
 
-    An OSError of the system that names no file, as a full disk's, is given the path.
+    Args: see `errors_named`.
+    """
+    partial = partial_path(path)
+    with errors_named(path, needed):
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):  # the block's own error says more
+                if partial.is_dir():
+                    shutil.rmtree(partial)
+                else:
+                    partial.unlink()
+            raise
+
+
+@contextlib.contextmanager
+def errors_named(
+    path: pathlib.Path, needed: Callable[[], float] | None = None
+) -> Iterator[None]:
+    """Gives an OSError of the system that names no file, as a full disk's, the path.
+
+    That of a full disk says, too, how much space is needed.
+
+    Args:
+        path: of what the block writes.
+        needed: function that returns the bytes that it takes; None: not known.
     """
     try:
         yield
-    except BaseException as error:
-        if isinstance(error, OSError) and error.errno and error.filename is None:
+    except OSError as error:
+        if error.errno and error.filename is None:
             error.filename = str(path)
-        with contextlib.suppress(OSError):  # the block's own error says more
-            partial_path(path).unlink()
+        if error.errno in _NO_SPACE:
+            with contextlib.suppress(OSError):
+                free = shutil.disk_usage(path.parent).free / 1e6
+                takes = f"it takes {needed() / 1e6:,.3f} MB, " if needed else ""
+                error.strerror = f"{error.strerror}: {takes}{free:,.3f} MB are free"
         raise
+
+
+def system_reason(error: OSError) -> str:
+    """Returns the text of an OSError: the path it is about, and the reason."""
+    paths = [os.fsdecode(p) for p in (error.filename, error.filename2) if p]
+    return ": ".join([*paths, error.strerror or str(error)])
+
+
+@contextlib.contextmanager
+def system_errors(path: pathlib.Path, *kinds: type[Exception]) -> Iterator[None]:
+    """Makes a library's errors, which have only text, the OSErrors that they were.
+
+    Args:
+        path: of what the block writes.
+        *kinds: classes of the errors.
+    """
+    try:
+        yield
+    except kinds as error:
+        codes = [c for c in errno.errorcode if os.strerror(c) in str(error)]
+        if not codes:
+            raise
+        raise OSError(codes[0], os.strerror(codes[0]), str(path)) from None
+
+
+@contextlib.contextmanager
+def lock(path: pathlib.Path, busy: str) -> Iterator[None]:
+    """Holds a file that tells other processes to stay away, for a block.
+
+    The lock goes with the process, however that ends; after a kill the file stays and
+    locks nothing.
+
+    Args:
+        path: of the file, in a folder that is there.
+        busy: text of the error.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open(path, "w"))
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(busy) from None
+            if _is_still(path, file):
+                break
+            # Who held it has deleted it in the meantime.
+            file = stack.enter_context(open(path, "w"))
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # its folder may be gone
+                path.unlink()
+
+
+def _is_still(path, file):
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

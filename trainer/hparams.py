@@ -6,6 +6,7 @@ import typing
 
 from trainer import registry
 from trainer.errors import UsageError
+from trainer.errors import unknown
 from trainer.sizes import Bytes
 
 _TYPES = {int: "a whole number", float: "a number", str: "text", Bytes: "a size"}
@@ -53,7 +54,7 @@ class HParams:
                     f"--hparams item {item!r} is not of the form name=value"
                 )
             if name not in fields:
-                raise UsageError(f"unknown hparam {name!r}. Known: {', '.join(fields)}")
+                raise unknown("hparam", name, fields)
             try:
                 changes[name] = fields[name](text)
             except ValueError as error:

@@ -56,7 +56,7 @@ def test_override():
         ("clip_grad_norm=-inf", "must be a number, 0 or more. Got -inf"),
         ("num_heads=0", r"num_heads must be in \[1, 2\*\*31\). Got 0"),
         ("batch_size=9999999999", r"batch_size must be in \[1, 2\*\*31\)"),
-        ("batchsize=1", "unknown hparam 'batchsize'. Known: num_hidden_layers"),
+        ("batchsize=1", r"unknown hparam 'batchsize'. Did you mean batch_size\?"),
         ("batch_size", "not of the form name=value"),
         ("batch_size=0", r"batch_size must be in \[1, 2\*\*31\). Got 0"),
         ("attention_dropout=1", r"attention_dropout must be in \[0, 1\)"),

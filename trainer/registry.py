@@ -1,4 +1,4 @@
-"""Named problems, models, hparams sets, optimizers and learning-rate schedules.
+"""Named problems, models, hparams sets, optimizers, schedules and layouts.
 
 A module registers a function or a class with a decorator, under its own name. In a
 folder that `--usr_dir` names, every Python file may do so:
@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trainer.errors import UsageError
+from trainer.errors import unknown
 
 
 class Registry:
@@ -62,7 +63,7 @@ class Registry:
         """
         names = self.names()
         if name not in self._entries:
-            raise UsageError(f"unknown {self.kind} {name!r}. Known: {', '.join(names)}")
+            raise unknown(self.kind, name, names)
         return self._entries[name]
 
 
@@ -128,7 +129,9 @@ models = Registry("model", ["trainer.models.transformer"])
 hparams_sets = Registry("hparams set", ["trainer.hparams"])
 optimizers = OptimizerRegistry(["trainer.optim.catalog"])
 schedules = Registry("schedule", ["trainer.optim.schedules"])
-ALL = (problems, models, hparams_sets, optimizers, schedules)
+# Of models that devices share: functions of (hparams, vocab_size, devices).
+layouts = Registry("layout", ["trainer.models.transformer"])
+ALL = (problems, models, hparams_sets, optimizers, schedules, layouts)
 
 
 def import_usr_dir(folder: str) -> None:

@@ -118,7 +118,9 @@ def test_a_folder_without_files(tmp_path):
 def test_unknown_names():
     with pytest.raises(UsageError, match="unknown hparams set 'huge'. Known: "):
         registry.hparams_sets.get("huge")
-    with pytest.raises(UsageError, match="unknown optimizer 'et9'. Known: "):
+    with pytest.raises(
+        UsageError, match=r"unknown optimizer 'et9'\. Did you mean et\d\? Known: "
+    ):
         registry.optimizers.learning_rate_constant("et9")
     with pytest.raises(UsageError, match="languagemodel_lm1b32k_packed"):
         registry.problems.get("ptb")

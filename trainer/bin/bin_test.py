@@ -26,6 +26,10 @@ def call(binary, *arguments, stdin=""):
     return process.returncode, process.stdout, process.stderr
 
 
+def flags_in(text):
+    return set(re.findall(r"^  --(\w+)", text, re.MULTILINE))
+
+
 @pytest.mark.parametrize(
     "binary",
     [
@@ -43,7 +47,14 @@ def test_help_is_complete_and_light(binary):
     status, out, _ = call(binary, "--help")
     assert status == 0
     assert out.startswith(binary.replace("_", "-") + ":")
-    assert "Flags:" in out
+    lines = out.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80  # a terminal's screen
+    shown = flags_in(out)
+    _, full, _ = call(binary, "--helpfull")
+    every = flags_in(full)
+    assert "usr_dir" in shown and shown <= every
+    hidden = len(every) - len(shown)
+    assert (f"{hidden} more that are seldom needed" in out) == bool(hidden)
     light = (
         f"import sys, trainer.bin.{binary}; "
         "sys.exit(bool({'keras', 'tensorflow', 'numpy'} & set(sys.modules)))"
@@ -65,7 +76,22 @@ def test_help_is_complete_and_light(binary):
             "--problem={problem} --data_dir={tmp}/d --tmp_dir={tmp}/none",
             "none is not a folder",
         ),
-        ("et_trainer", "--problm=x", "Unknown command line flag 'problm'"),
+        (
+            "et_trainer",
+            "--problm=x",
+            "unknown flag '--problm'. Did you mean --problem? See --helpfull.",
+        ),
+        ("et_plan", "--zzz", "unknown flag '--zzz'. See --helpfull."),
+        (
+            "et_trainer",
+            "--hparams=hiden_size=8 --print_hparams",
+            "unknown hparam 'hiden_size'. Did you mean hidden_size? Known: num_hidden",
+        ),
+        (
+            "et_trainer",
+            "--hparams_set=transformerbase --print_hparams",
+            "unknown hparams set 'transformerbase'. Did you mean transformer_base",
+        ),
         ("et_trainer", "train", "unexpected argument 'train'"),
         ("et_trainer", "--train_steps=many", "--train_steps"),
         (

@@ -9,7 +9,9 @@ import json
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import IO
 from typing import Any
 
@@ -18,6 +20,8 @@ from absl import flags
 from absl import logging
 
 from trainer.errors import UsageError
+from trainer.errors import unknown
+from trainer.files import system_reason
 from trainer.sizes import Bytes
 
 # Of flags that `require` checks or that have a default: their value is not None.
@@ -28,6 +32,8 @@ flags.disclaim_key_flags()  # the flags below are those of the module that calls
 SEED_MAX = 2**32 - 1  # NumPy, Grain and Optuna take no larger seed
 COUNT_MAX = 2**31 - 1
 STREAMS = ("standard output", "standard error")
+COLUMNS = 80  # of --help, where those on the right begin at the second number
+HELP_COLUMN = 33
 CLOSED_PIPE = 128 + 13  # the status of a program that SIGPIPE ended
 
 
@@ -131,7 +137,7 @@ def DEFINE_number(
 _USR_DIR = DEFINE_path(
     "usr_dir",
     None,
-    "Folder of Python files that register problems, models, ...",
+    "Folder of Python files of your own to import.",
     module_name=__name__,
 )
 
@@ -192,7 +198,9 @@ def _finite(value):
     return value
 
 
-def entry_point(main: Callable, usage: str | None, module: str) -> Callable[[], None]:
+def entry_point(
+    main: Callable, usage: str | None, module: str, seldom: Sequence[str] = ()
+) -> Callable[[], None]:
     """Returns a function without arguments that runs `main(argv)` as a program.
 
     Every program has the flag --usr_dir: what the user's folder registers is there
@@ -203,15 +211,24 @@ def entry_point(main: Callable, usage: str | None, module: str) -> Callable[[], 
             and errors answer at once. Returns the exit status, or None for 0.
         usage: text that --help prints before the flags.
         module: name of the module that defines the flags.
+        seldom: names of flags that --helpfull shows and --help does not: what --help
+            prints fits a screen.
     """
 
     def parse(argv):
         if {"--help", "-help", "-h", "--helpfull"} & set(argv):
-            print((usage or "").strip() + "\n\nFlags:\n")
-            print(_flags_of(module))
+            hidden = () if "--helpfull" in argv else seldom
+            print((usage or "").strip() + "\n\nFlags:")
+            print(_flags_of(module, hidden))
+            if hidden:
+                print(f"{len(hidden)} more that are seldom needed: --helpfull")
             sys.exit(0)
         try:
             return flags.FLAGS(argv)
+        except flags.UnrecognizedFlagError as error:
+            names = [f"--{flag.name}" for flag in _defined(module)]
+            name = f"--{error.flagname}"
+            raise unknown("flag", name, names, more="See --helpfull.") from None
         except flags.Error as error:
             raise UsageError(f"{error}. See --help.") from None
 
@@ -250,12 +267,6 @@ def guarded(function: Callable[[], Any]) -> Any:
         if isinstance(error, BrokenPipeError) and error.filename in STREAMS:
             return CLOSED_PIPE  # who reads the output has seen enough: `| head`
         return _fail(system_reason(error))
-
-
-def system_reason(error: OSError) -> str:
-    """Returns the text of an OSError: the path it is about, and the reason."""
-    paths = [os.fsdecode(p) for p in (error.filename, error.filename2) if p]
-    return ": ".join([*paths, error.strerror or str(error)])
 
 
 def _fail(reason, prefix="error: ", status=1):
@@ -325,11 +336,22 @@ def flags_text(module: str) -> str:
     return "".join(f"{flag.serialize()}\n" for flag in given)
 
 
-def _flags_of(module):
-    return "\n".join(
-        f"  --{flag.name}={flag.default_as_str or ''}\n      {flag.help}"
-        for flag in _defined(module)
-    )
+def _flags_of(module, hidden):
+    """Returns two columns: the flags with their defaults, and what they are for."""
+    rows = []
+    for flag in _defined(module):
+        if flag.name in hidden:
+            continue
+        name = f"  --{'no' if flag.boolean and flag.default else ''}{flag.name}"
+        if not flag.boolean:
+            name += f"={(flag.default_as_str or '').strip(chr(39))}"
+        first, *more = textwrap.wrap(flag.help, COLUMNS - HELP_COLUMN)
+        if len(name) < HELP_COLUMN - 1:
+            rows.append(f"{name:<{HELP_COLUMN}}{first}")
+        else:
+            rows += [name, " " * HELP_COLUMN + first]
+        rows += [" " * HELP_COLUMN + line for line in more]
+    return "\n".join(rows)
 
 
 def _defined(module):

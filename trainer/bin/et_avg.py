@@ -16,6 +16,7 @@ _COUNT = cli.DEFINE_count(
 def main(argv):
     cli.no_arguments(argv)
     cli.require(_OUTPUT_DIR)
+    from trainer import files
     from trainer.errors import UsageError
     from trainer.runs import checkpoints
     from trainer.runs import run_folder
@@ -43,7 +44,9 @@ def main(argv):
         sums = [a + b for a, b in zip(sums, weights)] if sums else weights
     averages = [total / len(paths) for total in sums]
     optimizer_state.set_averaged_weights(model, averages)
-    written = checkpoints.save_model(model, _OUTPUT_DIR.value, "average.keras")
+    lock = checkpoints.folder(_OUTPUT_DIR.value) / "average.lock"
+    with files.lock(lock, f"another et-avg writes in {lock.parent}: wait for it"):
+        written = checkpoints.save_model(model, _OUTPUT_DIR.value, "average.keras")
     print(f"{written}: the average of {', '.join(p.name for p in paths)}")
 
 

@@ -4,9 +4,9 @@ r"""et-decoder: continues prompts with a trained model.
     echo "The president" | et-decoder --output_dir=run --top_k=40
     et-decoder --output_dir=run --decode_interactive
 
-A line is a prompt; an empty one asks for a sentence from its start. Output is prompt
-and continuation, one a line. A line break or control character in it is escaped, such
-as \n; with --json all text is exact.
+A line is a prompt; an empty one asks for a sentence from its start. Output is
+prompt and continuation, one a line. A line break or control character in it is
+escaped, such as \n; with --json all text is exact.
 """
 
 import functools
@@ -20,10 +20,10 @@ from absl import flags
 from trainer.bin import cli
 from trainer.data.tokenizer import EOS_ID
 from trainer.errors import UsageError
-from trainer.files import write_atomically
+from trainer.files import write_text
 
 _OUTPUT_DIR = cli.DEFINE_path(
-    "output_dir", None, "Folder of the run; its newest checkpoint is used."
+    "output_dir", None, "Folder of the run: its newest checkpoint."
 )
 _CHECKPOINT_PATH = cli.DEFINE_path(
     "checkpoint_path", None, "A checkpoint, in place of the newest."
@@ -34,9 +34,7 @@ _DATA_DIR = cli.DEFINE_path(
 _FROM_FILE = cli.DEFINE_path(
     "decode_from_file", "-", "Prompts, one a line; - is standard input."
 )
-_TO_FILE = cli.DEFINE_path(
-    "decode_to_file", None, "Where the output goes. Default: standard output."
-)
+_TO_FILE = cli.DEFINE_path("decode_to_file", None, "Output. Default: standard output.")
 _INTERACTIVE = flags.DEFINE_bool(
     "decode_interactive", False, "Answer each prompt as it is entered."
 )
@@ -45,7 +43,7 @@ _TEMPERATURE = cli.DEFINE_number(
     "temperature", 1.0, "Of sampling; 0 takes the most likely token."
 )
 _TOP_K = cli.DEFINE_count(
-    "top_k", 0, "Draw from the k most likely tokens; 0: from all.", least=0
+    "top_k", 0, "Draw from the k likeliest tokens; 0: all.", least=0
 )
 _TOP_P = cli.DEFINE_number(
     "top_p",
@@ -55,19 +53,15 @@ _TOP_P = cli.DEFINE_number(
     "above 0 and at most 1",
 )
 _BEAM_SIZE = cli.DEFINE_count(
-    "beam_size", 0, "Search for the likeliest with so many beams; 0: draw.", least=0
+    "beam_size", 0, "Beams that search for the likeliest; 0: draw.", least=0
 )
 _ALPHA = cli.DEFINE_number(
     "alpha", 0.6, "Length penalty of the beams: larger prefers longer."
 )
-_NUM_SAMPLES = cli.DEFINE_count(
-    "num_samples", 1, "Continuations of each prompt; of beams, the best ones."
-)
+_NUM_SAMPLES = cli.DEFINE_count("num_samples", 1, "Continuations of each prompt.")
 _SEED = cli.DEFINE_seed("Seed of the draws.")
 _BATCH_SIZE = cli.DEFINE_count("batch_size", 32, "Continuations made at a time.")
-_JSON = flags.DEFINE_bool(
-    "json", False, "Print JSON objects: prompt, continuation, tokens, ended."
-)
+_JSON = flags.DEFINE_bool("json", False, "Print a JSON object a line.")
 # Control characters, and separators of lines and of paragraphs.
 _BREAKS = {"Cc", "Zl", "Zp"}
 
@@ -88,10 +82,7 @@ def main(argv):
                 print(lines[-1], flush=True)
     if _TO_FILE.value:
         text = "".join(f"{line}\n" for line in lines)
-        write_atomically(
-            pathlib.Path(_TO_FILE.value),
-            lambda partial: partial.write_text(text, encoding="utf-8"),
-        )
+        write_text(pathlib.Path(_TO_FILE.value), text)
     seconds = time.perf_counter() - start
     print(
         f"{len(lines):,} continuations, {tokens:,} tokens, {tokens / seconds:,.0f} "
@@ -207,7 +198,15 @@ def interact(continuer):
             print(error, file=sys.stderr)
 
 
-run = cli.entry_point(main, __doc__, __name__)
+_SELDOM = (
+    "checkpoint_path",
+    "data_dir",
+    "alpha",
+    "batch_size",
+    "random_seed",
+    "top_p",
+)
+run = cli.entry_point(main, __doc__, __name__, _SELDOM)
 
 if __name__ == "__main__":
     run()

@@ -3,10 +3,10 @@ r"""et-eval: how well a trained model predicts a split, or given text.
     et-eval --output_dir=run --data_dir=data
     et-eval --output_dir=run --score_file=text.txt > scores.tsv
 
-With --score_file every line is a sentence. A line of output has its number, its nats
-(-log p, its end counted), nats per token, tokens, words, perplexity per word, and the
-windows it was scored in: more than 1 for lines longer than a row. The last line has
-the totals of all.
+With --score_file every line is a sentence. A line of output has its number, its
+nats (-log p, its end counted), nats per token, tokens, words, perplexity per
+word, and the windows it was scored in: more than 1 for lines longer than a row.
+The last line has the totals of all.
 """
 
 import sys
@@ -16,7 +16,7 @@ from absl import flags
 from trainer.bin import cli
 
 _OUTPUT_DIR = cli.DEFINE_path(
-    "output_dir", None, "Folder of the run; its newest checkpoint is used."
+    "output_dir", None, "Folder of the run: its newest checkpoint."
 )
 _CHECKPOINT_PATH = cli.DEFINE_path(
     "checkpoint_path", None, "A checkpoint, in place of the newest."
@@ -25,7 +25,7 @@ _DATA_DIR = cli.DEFINE_path(
     "data_dir", None, "Folder that et-datagen wrote; needless with --score_file."
 )
 _PROBLEM = flags.DEFINE_string(
-    "problem", None, "Name of the problem. Default: the one trained on."
+    "problem", None, "Its name. Default: the one trained on."
 )
 _SPLIT = flags.DEFINE_enum("split", "dev", ["train", "dev", "test"], "What to score.")
 _SCORE_FILE = cli.DEFINE_path(

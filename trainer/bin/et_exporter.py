@@ -1,9 +1,10 @@
 r"""et-exporter: writes a trained model for use elsewhere.
 
-et-exporter --output_dir=run --data_dir=data --export_dir=models/lm/1
+    et-exporter --output_dir=run --data_dir=data --export_dir=models/lm/1
 
-The SavedModel has the signatures score, next_token_logits and generate, the vocabulary
-in assets/ and a model card, README.md. It runs where there is TensorFlow alone.
+The SavedModel has the signatures score, next_token_logits and generate, the
+vocabulary in assets/ and a model card, README.md. It runs where there is
+TensorFlow alone.
 """
 
 import os
@@ -15,7 +16,7 @@ from absl import flags
 from trainer.bin import cli
 
 _OUTPUT_DIR = cli.DEFINE_path(
-    "output_dir", None, "Folder of the run; its newest checkpoint is used."
+    "output_dir", None, "Folder of the run: its newest checkpoint."
 )
 _CHECKPOINT_PATH = cli.DEFINE_path(
     "checkpoint_path", None, "A checkpoint, in place of the newest."
@@ -31,7 +32,7 @@ _SPLITS = flags.DEFINE_list(
     "eval_splits", ["dev"], "Splits whose perplexity the model card gives."
 )
 _EVAL_STEPS = cli.DEFINE_count(
-    "eval_steps", 0, "Batches of each to evaluate; 0 covers the whole split.", least=0
+    "eval_steps", 0, "Batches of each to evaluate; 0: all.", least=0
 )
 
 

@@ -1,11 +1,17 @@
 r"""et-plan: the optimizer memory of a model, and the finest state within a budget.
 
-et-plan MODEL.keras --budget=64KB
-et-plan --shapes=50257x768,768x3072,768 --budget=64KB
+    et-plan MODEL.keras --budget=64KB
+    et-plan --shapes=50257x768,768x3072,768 --budget=64KB
 
 The plan says for each variable which vectors are kept. A run has it with
---hparams=optimizer_state_budget=64KB, a program with `ExtremeTensoring.for_budget`.
-With --orthogonalize it is that of `orthogonalize=True`, as et2_orthogonal has it.
+--hparams=optimizer_state_budget=64KB, a program with
+`ExtremeTensoring.for_budget`. With --orthogonalize it is that of
+`orthogonalize=True`, as et2_orthogonal has it.
+
+    et-plan --shapes=32000x4096,128*4096x4096,96*4096x11008 --devices=8
+
+says what each of 8 devices holds and sends that share a batch, beside Adam with and
+without ZeRO-1 and FSDP.
 """
 
 import os
@@ -18,7 +24,7 @@ from trainer.bin import cli
 from trainer.errors import UsageError
 
 _SHAPES = flags.DEFINE_list(
-    "shapes", None, "Shapes in place of a model: 50257x768,512."
+    "shapes", None, "Shapes in place of a model: 50257x768,512; 24*512 is 24 of them."
 )
 _BUDGET = cli.DEFINE_size(
     "budget", None, "Bytes for the optimizer's state: 4096, 64KB, 1.5MB."
@@ -26,19 +32,37 @@ _BUDGET = cli.DEFINE_size(
 _ORTHOGONALIZE = flags.DEFINE_bool(
     "orthogonalize", False, "Whether the plan keeps nothing for kernels (a model's)."
 )
+_DEVICES = cli.DEFINE_count(
+    "devices", None, "Print what each of so many devices holds and sends."
+)
+_STRATEGY = flags.DEFINE_enum(
+    "strategy", "data", ["data"], "What the devices share: the rows of a batch."
+)
+# Of the table of devices.
+_OPTIMIZERS = ("sgd", "adam", "et2", "et2_orthogonal")
 
 
 def main(argv):
     if _ORTHOGONALIZE.value and _BUDGET.value is None:
         raise UsageError("--orthogonalize is of the plan: give --budget, too")
+    if _BUDGET.value is not None and _DEVICES.value is not None:
+        raise UsageError("give either --budget or --devices")
     if len(argv) > 2 or (len(argv) == 2) == (_SHAPES.value is not None):
         raise UsageError("give either one MODEL.keras or --shapes. See --help.")
     if _SHAPES.value is None:
         variables = load(os.path.expanduser(argv[1]))
     else:
-        variables = placeholders([parse_shape(text) for text in _SHAPES.value])
+        shapes = [shape for text in _SHAPES.value for shape in parse_shapes(text)]
+        variables = placeholders(shapes)
     from extreme_tensoring_tf import memory_report
 
+    if _DEVICES.value is not None:
+        from trainer.optim import device_memory
+
+        # Shapes alone do not say which of them are kernels.
+        known = _OPTIMIZERS[: None if _SHAPES.value is None else -1]
+        print(device_memory.table(memory_report(variables, known), _DEVICES.value))
+        return
     report = str(memory_report(variables))
     if _BUDGET.value is not None:
         report += f"\n\n{plan(variables, _BUDGET.value, _ORTHOGONALIZE.value)}"
@@ -67,13 +91,14 @@ def plan(variables, budget, orthogonalize=False):
     return f"{report}\n{budget:,} bytes hold this plan: it takes {size:,}"
 
 
-def parse_shape(text):
-    """Returns (50257, 768) for "50257x768"."""
-    if not re.fullmatch(r"[1-9]\d{0,9}(x[1-9]\d{0,9})*", text):
+def parse_shapes(text):
+    """Returns [(50257, 768)] for "50257x768", and two of it for "2*50257x768"."""
+    if not re.fullmatch(r"([1-9]\d{0,4}\*)?[1-9]\d{0,9}(x[1-9]\d{0,9})*", text):
         raise UsageError(
             f"--shapes item {text!r} is not like 50257x768, numbers of 1 and more"
         )
-    return tuple(map(int, text.split("x")))
+    count, _, shape = text.rpartition("*")
+    return [tuple(map(int, shape.split("x")))] * int(count or 1)
 
 
 def placeholders(shapes):

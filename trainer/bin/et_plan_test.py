@@ -1,3 +1,5 @@
+import re
+
 import keras
 import pytest
 
@@ -18,6 +20,8 @@ from trainer.bin.bin_test import call
             "--shapes=12,5 --budget=4",
             "less than one scalar for each of the 2",
         ),
+        ("--shapes=12 --budget=64 --devices=8", "give either --budget or --devices"),
+        ("--shapes=0*12", "'0*12' is not like 50257x768"),
         ("--shapes=12 --orthogonalize", "--orthogonalize is of the plan: give --bud"),
     ],
 )
@@ -62,3 +66,17 @@ def test_the_plan_names_the_dims_of_each_variable():
     assert ["variable_0", "50257x768", "224x225x768", "1,217"] in rows
     assert rows[-1] == "6,000 bytes hold this plan: it takes".split() + ["5,092"]
     assert call("et_plan", shapes)[1].rstrip() == whole
+
+
+def test_what_each_of_eight_devices_holds_and_sends():
+    """64 MB of weights: 2 * 7/8 of them go over the wire, 3 * 7/8 with FSDP."""
+    status, out, err = call("et_plan", "--shapes=16*1000x1000", "--devices=8")
+    assert status == 0, err
+    first, _, _, *rows = out.splitlines()
+    assert first == "16,000,000 parameters in float32 on 8 devices"
+    cells = {row.split("  ")[0]: re.findall(r"[\d.]+ [KMG]?B", row) for row in rows}
+    assert cells["sgd"] == ["64 MB", "64 MB", "0 B", "128 MB", "112 MB"]
+    assert cells["adam"] == ["64 MB", "64 MB", "128 MB", "256 MB", "112 MB"]
+    assert cells["adam, ZeRO-1"] == ["64 MB", "64 MB", "16 MB", "144 MB", "112 MB"]
+    assert cells["adam, FSDP"] == ["8 MB", "8 MB", "16 MB", "32 MB", "168 MB"]
+    assert cells["et2"][2].endswith(" KB") and cells["et2"][4] == "112 MB"

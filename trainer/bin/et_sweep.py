@@ -1,11 +1,12 @@
 r"""et-sweep: searches hyperparameters for the lowest loss on the dev split.
 
-    et-sweep --problem=languagemodel_lm1b32k_packed --data_dir=data --output_dir=sweep \
-        --hparams_set=transformer_base --train_steps=10000 --trials=20 --workers=2 \
-        --hparams_range="learning_rate_constant=0.01:10:log,optimizer=et2|et2_rank1"
+    et-sweep --problem=languagemodel_lm1b32k_packed --data_dir=data \
+        --output_dir=sweep --trials=20 --workers=2 --train_steps=10000 \
+        --hparams_range="learning_rate_constant=0.01:10:log,optimizer=et2|adam"
 
-The study is OUTPUT_DIR/sweep.db (SQLite). The same command goes on with it. A trial
-that is worse than the median of those before it at the same step is ended early.
+The study is OUTPUT_DIR/sweep.db (SQLite). The same command goes on with it. A
+trial that is worse than the median of those before it at the same step is ended
+early.
 """
 
 import pathlib
@@ -19,7 +20,7 @@ from trainer.bin import run_flags
 
 _RUN = run_flags.RunFlags()
 _RANGES: cli.Holder = flags.DEFINE_string(
-    "hparams_range", None, "What to search: name=a|b,name=LOW:HIGH,name=LOW:HIGH:log."
+    "hparams_range", None, "Ranges: name=a|b,name=LOW:HIGH or :log."
 )
 _OUTPUT_DIR = cli.DEFINE_path("output_dir", None, "Folder of the study.")
 _STUDY = flags.DEFINE_string("study", "sweep", "Name of the study in its file.")
@@ -37,6 +38,7 @@ _SEED = cli.DEFINE_seed(
 
 def main(argv):
     cli.no_arguments(argv)
+    from trainer import files
     from trainer.training import sweep
 
     hparams = _RUN.hparams()
@@ -50,7 +52,16 @@ def main(argv):
         local_eval_frequency=_EVAL_FREQUENCY.value,
     )
     folder = pathlib.Path(_OUTPUT_DIR.value)
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
+    with sweep.storage_errors(folder / "sweep.db"):
+        return search(settings, ranges, folder)
+
+
+def search(settings, ranges, folder):
+    """Runs the trials, with other workers, and reports on all of them."""
+    from trainer import files
+    from trainer.training import sweep
+
     study = sweep.create_study(
         folder / "sweep.db",
         _STUDY.value,
@@ -75,11 +86,15 @@ def main(argv):
     best = sweep.best_trial(study)
     print(f"best of {len(study.trials)} trials: {show(best)}")
     print(f"--hparams={','.join(f'{k}={v}' for k, v in best.params.items())}")
-    with open(folder / f"{_STUDY.value}.jsonl", "w", encoding="utf-8") as file:
-        for trial in study.trials:
-            record = {"state": trial.state.name, "value": trial.value}
-            record |= {"params": trial.params} | trial.user_attrs
-            cli.print_json(record, file)
+    records = [
+        {"state": trial.state.name, "value": trial.value, "params": trial.params}
+        | trial.user_attrs
+        for trial in study.trials
+    ]
+    files.write_text(
+        folder / f"{_STUDY.value}.jsonl",
+        "".join(f"{cli.json_text(record)}\n" for record in records),
+    )
     return 0
 
 
@@ -94,7 +109,16 @@ def show(trial):
     return f"trial {trial.number}, {trial.state.name.lower()}: {nats}, {params}"
 
 
-run = cli.entry_point(main, __doc__, __name__)
+_SELDOM = (
+    "model",
+    "eval_steps",
+    "dtype",
+    "study",
+    "worker",
+    "local_eval_frequency",
+    "random_seed",
+)
+run = cli.entry_point(main, __doc__, __name__, _SELDOM)
 
 if __name__ == "__main__":
     run()

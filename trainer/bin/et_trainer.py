@@ -3,19 +3,26 @@ r"""et-trainer: trains a language model, or continues from its last checkpoint.
     et-trainer --problem=languagemodel_lm1b32k_packed --data_dir=data \
         --hparams_set=transformer_base --hparams=optimizer=et2 \
         --output_dir=run --train_steps=500000
+
+On all devices of a host: --strategy=data. On several hosts, each with its number:
+
+    et-trainer ... --strategy=data --coordinator=HOST:PORT --num_processes=2 \
+        --process_id=0
 """
 
 import dataclasses
 import signal
+import sys
 
 from absl import flags
 
+from trainer import distribution
 from trainer.bin import cli
 from trainer.bin import run_flags
 
 _RUN = run_flags.RunFlags()
 _OUTPUT_DIR = cli.DEFINE_path(
-    "output_dir", None, "Folder for checkpoints and TensorBoard summaries."
+    "output_dir", None, "Folder for checkpoints and summaries."
 )
 _TRAIN_STEPS = cli.DEFINE_count(
     "train_steps", 250_000, "Step to stop at, earlier runs counted."
@@ -68,6 +75,26 @@ _XLA_COMPILE = flags.DEFINE_enum(
     ["auto", "true", "false"],
     "XLA for the whole step. The optimizer has its own, always on.",
 )
+_STRATEGY = flags.DEFINE_enum(
+    "strategy",
+    "none",
+    distribution.STRATEGIES,
+    "What devices share: none, the rows of a batch, or the model. JAX only.",
+)
+_MODEL_DEVICES = cli.DEFINE_count(
+    "model_devices",
+    None,
+    "Devices that share a copy of the model with --strategy=model. Default: all.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of process 0 of several; auto under Slurm, Open MPI and TPU pods.",
+)
+_NUM_PROCESSES = cli.DEFINE_count("num_processes", None, "Processes of the run.")
+_PROCESS_ID = cli.DEFINE_count(
+    "process_id", None, "Number of this process, from 0.", least=0
+)
 
 
 def main(argv):
@@ -85,12 +112,30 @@ def main(argv):
         return 0
     profile = profile_steps(_PROFILE.value)
     _RUN.require(_OUTPUT_DIR)
-    _RUN.check_data(hparams)
+    vocab_size = _RUN.check_data(hparams).vocab_size
+    distribution.begin(
+        _STRATEGY.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
+
+    def joined():
+        sys.exit(train(hparams, vocab_size, profile))
+
+    status = cli.guarded(joined)
+    distribution.leave(status)
+    return status
+
+
+def train(hparams, vocab_size, profile):
+    """Trains as the flags say, and returns the exit status."""
+    from trainer.errors import UsageError
     from trainer.runs import run_folder
     from trainer.training import check
     from trainer.training import flops
     from trainer.training import loop
 
+    distribution.spread(
+        _STRATEGY.value, _RUN.model, hparams, vocab_size, _MODEL_DEVICES.value
+    )
     settings = _RUN.run(
         hparams,
         output_dir=_OUTPUT_DIR.value,
@@ -108,10 +153,12 @@ def main(argv):
         profile=profile,
     )
     if _CHECK.value:
+        if distribution.part()[1] > 1:
+            raise UsageError("--check is for one process")
         print(check.check(settings))
         return 0
-    if done := loop.finished(settings):
-        print(done)
+    if done := distribution.from_first(lambda: loop.finished(settings)):
+        report(done)
         return 0
     result = loop.train(
         settings,
@@ -119,13 +166,19 @@ def main(argv):
             _OUTPUT_DIR.value, cli.flags_text(__name__)
         ),
     )
-    print(result)
-    print(flops.report(result.flops_per_second, settings.dtype))
-    print(f"checkpoint: {result.checkpoint}")
+    report(result)
+    report(flops.report(result.flops_per_second, settings.dtype))
+    report(f"checkpoint: {result.checkpoint}")
     if result.interrupted_by:
-        print(f"interrupted by {result.interrupted_by}: the same command continues")
+        report(f"interrupted by {result.interrupted_by}: the same command continues")
         return 128 + signal.Signals[result.interrupted_by]
     return 0
+
+
+def report(text):
+    """Prints a text; of several processes, the first one does."""
+    if distribution.is_first():
+        print(text)
 
 
 def profile_steps(items):
@@ -145,7 +198,21 @@ def profile_steps(items):
     return first, last
 
 
-run = cli.entry_point(main, __doc__, __name__)
+_SELDOM = (
+    "model",
+    "eval_steps",
+    "dtype",
+    "keep_checkpoint_max",
+    "random_seed",
+    "deterministic",
+    "warm_start_from",
+    "early_stopping_evaluations",
+    "nonfinite_steps",
+    "remat",
+    "profile",
+    "xla_compile",
+)
+run = cli.entry_point(main, __doc__, __name__, _SELDOM)
 
 if __name__ == "__main__":
     run()

@@ -36,12 +36,17 @@ def start_and_wait_for(path, arguments):
     process = subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    wait_for(path, process)
+    return process
+
+
+def wait_for(path, process):
+    """Waits until a process has written a file."""
     end = time.monotonic() + 120
     while not path.exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < end, f"{path} does not appear"
         time.sleep(0.02)
-    return process
 
 
 def losses(folder):

@@ -51,7 +51,7 @@ class RunFlags:
         cli.require(self._problem, self._data_dir, *others)
 
     def check_data(self, hparams):
-        """Refuses an unknown problem, data that is not there, and too small a batch."""
+        """Returns the data's description, which suits the problem and the batch."""
         from trainer import registry
         from trainer.data import dataset
 
@@ -60,6 +60,12 @@ class RunFlags:
             self._data_dir.value, self._problem.value
         )
         description.tokens_per_batch(hparams.batch_size)
+        return description
+
+    @property
+    def model(self):
+        """Returns the name of the model."""
+        return self._model.value
 
     def run(self, hparams, **others):
         """Returns the `Run` of `hparams`, of these flags and of `others`."""

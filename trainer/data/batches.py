@@ -1,6 +1,8 @@
 """Batches of rows: shuffled without end for training, all once for evaluation."""
 
 import contextlib
+import dataclasses
+import math
 import pathlib
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ import numpy as np
 from trainer.data.dataset import HEADER
 from trainer.data.dataset import Description
 from trainer.data.dataset import Paths
+from trainer.data.dataset import checksum
 from trainer.data.dataset import decode_row
 from trainer.errors import UsageError
 
@@ -22,17 +25,28 @@ class Bucket:
         path: the ArrayRecord file.
         length: tokens of a row.
         rows: the number of rows that the file must hold.
+        ends: the `dataset.checksum` of its first and last row; None: not known.
+        vocab_size: ids of tokens are below it; None: not known.
 
     Raises:
-        UsageError: the file is missing or damaged; also where a row is read.
+        UsageError: the file is missing, damaged or of another data set; also where a
+            row is read.
     """
 
-    def __init__(self, path: pathlib.Path, length: int, rows: int):
+    def __init__(
+        self,
+        path: pathlib.Path,
+        length: int,
+        rows: int,
+        ends: int | None = None,
+        vocab_size: int | None = None,
+    ):
         from array_record.python import array_record_data_source
 
         if not path.is_file():
             raise UsageError(f"{path} is missing: run et-datagen again")
         self.length = length
+        self._vocab_size = vocab_size
         self.damage = None  # the error, once a row could not be read
         self._path = path
         try:
@@ -40,23 +54,37 @@ class Bucket:
             found = len(self._source)
         except (RuntimeError, ValueError):
             found = None
+        if found is None:
+            raise self._damaged("damaged")
         if found != rows:
-            raise self._damaged()
+            raise self._damaged(f"damaged: it holds {found:,} rows, not {rows:,}")
+        if ends is not None and ends != checksum(self._record(0), self._record(-1)):
+            raise self._damaged("of another data set: its first or last row differs")
 
-    def _damaged(self):
-        self.damage = UsageError(f"{self._path} is damaged: run et-datagen again")
+    def _damaged(self, what):
+        self.damage = UsageError(f"{self._path} is {what}: run et-datagen again")
         return self.damage
+
+    def _record(self, index):
+        index %= len(self._source)
+        try:
+            return self._source[index]
+        except (RuntimeError, ValueError):
+            raise self._damaged(f"damaged at row {index:,}") from None
 
     def __len__(self):
         return len(self._source)
 
     def __getitem__(self, index):
-        try:
-            header, ids = decode_row(self._source[index])
-        except (RuntimeError, ValueError):
-            raise self._damaged() from None
-        if len(ids) != self.length:
-            raise self._damaged()
+        record = self._record(index)
+        if len(record) != 4 * (HEADER + self.length):
+            raise self._damaged(f"damaged at row {index:,}")
+        header, ids = decode_row(record)
+        if self._vocab_size and not 0 <= ids.min() <= ids.max() < self._vocab_size:
+            # A GPU embeds such an id as zeros, JAX as the last token.
+            raise self._damaged(
+                f"damaged at row {index:,} (token {ids.max()} of {self._vocab_size})"
+            )
         return header, ids
 
 
@@ -74,6 +102,28 @@ class InMemory(Bucket):
 
     def __getitem__(self, index):
         return self._source[index]
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Says which rows of each batch a process takes: none twice, and none is missed.
+
+    The batch itself is the same, however many share it.
+    """
+
+    process: int = 0
+    processes: int = 1
+    replicas: int = 1  # of all processes: each takes as many rows, of which some
+    # may be empty
+
+    def of(self, rows: int) -> tuple[slice, int]:
+        """Returns this process' rows of a batch, and how many empty ones follow."""
+        number = math.ceil(rows / self.replicas) * self.replicas // self.processes
+        first, last = (min(p * number, rows) for p in (self.process, self.process + 1))
+        return slice(first, last), number - (last - first)
+
+
+ALONE = Share()
 
 
 @contextlib.contextmanager
@@ -106,14 +156,25 @@ def buckets(
             f"{', '.join(description.splits)}"
         )
     paths = Paths(data_dir, description.problem)
+    counts = description.splits[split]
     return [
-        Bucket(paths.rows(split, length), length, rows)
-        for length, rows in sorted(description.splits[split].rows.items())
+        Bucket(
+            paths.rows(split, length),
+            length,
+            rows,
+            counts.ends.get(length),
+            description.vocab_size,
+        )
+        for length, rows in sorted(counts.rows.items())
     ]
 
 
 def training_batches(
-    buckets: Sequence[Bucket], tokens: int, seed: int, start_step: int = 0
+    buckets: Sequence[Bucket],
+    tokens: int,
+    seed: int,
+    start_step: int = 0,
+    share: Share = ALONE,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields endless batches of shuffled rows for `model.fit`, from `start_step` on.
 
@@ -126,11 +187,16 @@ def training_batches(
         tokens: of a batch, at most: `tokens` // length rows.
         seed: of the shuffling.
         start_step: the first step that a batch is needed for.
+        share: of each batch, that is yielded.
 
     Yields:
         (rows, rows): int32 ids (B, T) as input and as labels.
     """
     import grain
+
+    def own(rows):
+        mine, empty = share.of(len(rows))
+        return np.pad(rows[mine], ((0, empty), (0, 0)))  # PAD_ID is 0
 
     streams = [
         grain.MapDataset.source(bucket)
@@ -138,6 +204,7 @@ def training_batches(
         .repeat()
         .map(lambda item: item[1])
         .batch(tokens // bucket.length, drop_remainder=True)
+        .map(own)
         for bucket in buckets
     ]
     stream = streams[0]
@@ -151,7 +218,10 @@ def training_batches(
 
 
 def evaluation_batches(
-    buckets: Sequence[Bucket], tokens: int, max_batches: int | None = None
+    buckets: Sequence[Bucket],
+    tokens: int,
+    max_batches: int | None = None,
+    share: Share = ALONE,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields all rows once, the last batch of a length filled up with empty rows.
 
@@ -159,6 +229,7 @@ def evaluation_batches(
         buckets: the rows of a split, from the function `buckets`.
         tokens: of a batch, at most.
         max_batches: the number of batches, evenly spaced among all; None or 0: all.
+        share: of each batch, that is yielded.
 
     Yields:
         (headers, rows) of shapes (B, 2) and (B, T); empty rows hold zeros.
@@ -173,9 +244,10 @@ def evaluation_batches(
         middles = range(1, 2 * max_batches, 2)
         starts = [starts[i * len(starts) // (2 * max_batches)] for i in middles]
     for bucket, start, size in starts:
-        stop = min(start + size, len(bucket))
-        items = [bucket[i] for i in range(start, stop)]
-        empty = np.zeros(HEADER, "<i4"), np.zeros_like(items[0][1])
-        items += [empty] * (size - len(items))
+        mine, empty = share.of(size)
+        rows = range(start, min(start + size, len(bucket)))
+        items = [bucket[i] for i in rows[mine]]
+        empty += len(range(size)[mine]) - len(items)
+        items += [(np.zeros(HEADER, "<i4"), np.zeros(bucket.length, "<i4"))] * empty
         headers, rows = (np.stack(column) for column in zip(*items))
         yield headers, rows

@@ -10,6 +10,7 @@ from trainer import registry
 from trainer.data import batches
 from trainer.data import datagen
 from trainer.data import dataset
+from trainer.data.encoding import Counts
 from trainer.errors import UsageError
 
 
@@ -54,6 +55,34 @@ def test_evaluation_covers_every_row_once(source):
     expected = [source[i][1].tolist() for i in range(len(source))]
     assert seen[: len(source)] == expected
     assert not np.any(seen[len(source) :])
+
+
+@pytest.mark.parametrize(
+    "rows, replicas, empty", [(8, 4, 0), (8, 8, 0), (7, 4, 1), (5, 4, 3), (1, 8, 7)]
+)
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_share_out_the_rows_of_each_batch(
+    source, rows, replicas, empty, processes
+):
+    """In order, none twice, none missed, and as many for each replica."""
+    shares = [batches.Share(p, processes, replicas) for p in range(processes)]
+    tokens = rows * 32
+    streams = [
+        batches.training_batches([source], tokens, 0, share=share) for share in shares
+    ]
+    for expected in drawn(source, rows=rows, count=2):
+        parts = [next(stream)[0] for stream in streams]
+        assert {len(part) for part in parts} == {(rows + empty) // processes}
+        found = np.concatenate(parts)
+        np.testing.assert_array_equal(found[:rows], expected)
+        assert not found[rows:].any()
+    whole = list(batches.evaluation_batches([source], tokens))
+    found = [
+        list(batches.evaluation_batches([source], tokens, None, s)) for s in shares
+    ]
+    for expected, *parts in zip(whole, *found, strict=True):
+        for a, *of_parts in zip(expected, *parts):
+            np.testing.assert_array_equal(np.concatenate(of_parts)[:rows], a)
 
 
 @pytest.fixture(scope="module")
@@ -112,23 +141,27 @@ def flip(path, where):
 
 
 @pytest.mark.parametrize(
-    "damage",
+    "damage, what",
     [
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-        lambda path: path.write_bytes(path.read_bytes()[:-1]),
-        lambda path: path.write_bytes(b"no rows at all" * 9999),
-        lambda path: flip(path, 100),  # the first row
-        lambda path: path.write_bytes(  # whole, but of other rows
-            path.with_name(path.name.replace("train", "dev")).read_bytes()
+        (lambda path: path.write_bytes(b""), "damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:70_000]), "damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "damaged"),
+        (lambda path: path.write_bytes(b"no rows at all" * 9999), "damaged"),
+        (lambda path: flip(path, 100), "damaged at row 0"),
+        (lambda path: flip(path, 3000), r"damaged at row [1-9]\d*"),
+        (  # whole, but of other rows
+            lambda path: path.write_bytes(
+                path.with_name(path.name.replace("train", "dev")).read_bytes()
+            ),
+            r"damaged: it holds [\d,]+ rows, not [\d,]+",
         ),
     ],
 )
-def test_damaged_rows(data_dir, tmp_path, damage):
+def test_damaged_rows(data_dir, tmp_path, damage, what):
     shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
     description = dataset.load_description(tmp_path, PROBLEM)
     damage(dataset.Paths(tmp_path, PROBLEM).rows("train", 32))
-    with pytest.raises(UsageError, match="-32.array_record is damaged: run et-datag"):
+    with pytest.raises(UsageError, match=f"-32.array_record is {what}: run et-datag"):
         (bucket,) = batches.buckets(tmp_path, description, "train")
         next(batches.training_batches([bucket], len(bucket) * 32, seed=0))
 
@@ -137,7 +170,8 @@ def test_the_error_of_a_damaged_row_takes_the_place_of_the_library_s(
     data_dir, tmp_path
 ):
     shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
-    flip(dataset.Paths(tmp_path, PROBLEM).rows("train", 32), 100)
+    path = dataset.Paths(tmp_path, PROBLEM).rows("train", 32)
+    flip(path, 3000)
     description = dataset.load_description(tmp_path, PROBLEM)
     (bucket,) = batches.buckets(tmp_path, description, "train")
 
@@ -147,13 +181,31 @@ def test_the_error_of_a_damaged_row_takes_the_place_of_the_library_s(
         except UsageError:
             raise RuntimeError("of TensorFlow") from None
 
-    with pytest.raises(UsageError, match="is damaged: run et-datagen again"):
+    with pytest.raises(UsageError, match="is damaged at row .*: run et-datagen again"):
         with batches.damage_named([bucket]):
             fit()
     (sound,) = batches.buckets(tmp_path, description, "dev")
     with pytest.raises(RuntimeError, match="of TensorFlow"):
         with batches.damage_named([sound]):
             fit()
+
+
+def test_rows_of_another_data_set(data_dir, tmp_path):
+    """As many, and as long: other text, or the same text in other tokens."""
+    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+    description = dataset.load_description(tmp_path, PROBLEM)
+    for change in (lambda ids: ids[::-1], lambda ids: [i + (i > 1) for i in ids]):
+        (bucket,) = batches.buckets(data_dir, description, "dev")
+        path = dataset.Paths(tmp_path, PROBLEM).rows("dev", 32)
+        path.unlink()
+        rows = [bucket[i] for i in range(len(bucket))]
+        other = (
+            (change(ids[ids > 0].tolist()), [Counts(0, *header.tolist())])
+            for header, ids in rows
+        )
+        datagen._write_rows(other, {32: path}, 1)
+        with pytest.raises(UsageError, match="-32.array_record is of another data set"):
+            batches.buckets(tmp_path, description, "dev")
 
 
 def test_missing_rows(data_dir, tmp_path):

@@ -3,12 +3,11 @@
 import bisect
 import collections
 import contextlib
-import errno
-import os
 import pathlib
 from collections.abc import Callable
 from collections.abc import Iterable
 
+from trainer import files
 from trainer.data import dataset
 from trainer.data import encoding
 from trainer.data import packing
@@ -18,10 +17,6 @@ from trainer.data import tokenizer
 from trainer.data import vocabulary
 from trainer.data.encoding import Counts
 from trainer.errors import UsageError
-from trainer.files import finish
-from trainer.files import partial_path
-from trainer.files import removed_on_failure
-from trainer.files import write_atomically
 
 Sequences = Iterable[tuple[list[int], Counts]]
 Bar = Callable[[str, Sequences], Sequences]
@@ -59,14 +54,14 @@ def generate(
     max_length = max_length or problem.max_length
     if max_length < 2:
         raise UsageError(f"max_length must be at least 2. Got {max_length}")
-    files = _text_files(problem, tmp_dir, source)
-    origin = _origin(files, problem.vocab_size, max_length)
+    sources = _text_files(problem, tmp_dir, source)
+    origin = _origin(sources, problem.vocab_size, max_length)
     with staging.opened(data_dir, problem.name, origin) as staged:
-        vocab = _vocabulary(staged.paths, files["train"], problem.vocab_size)
+        vocab = _vocabulary(staged.paths, sources["train"], problem.vocab_size)
         splits = {
             split: staged.finished(split)
             or _split(staged, problem.packed, max_length, vocab, split, names, bar)
-            for split, names in files.items()
+            for split, names in sources.items()
         }
         description = dataset.Description(
             problem=problem.name,
@@ -82,35 +77,35 @@ def generate(
 
 def _text_files(problem, tmp_dir, source):
     """Returns {split: text files}; a split without text is refused before any work."""
-    files = problem.splits(tmp_dir, source)
-    for split, names in files.items():
+    sources = problem.splits(tmp_dir, source)
+    for split, names in sources.items():
         if not any(True for _ in text.sentences(names)):
             listed = ", ".join(map(str, names))
             raise UsageError(f"the {split} text is empty: {listed}")
-    return files
+    return sources
 
 
-def _origin(files, vocab_size, max_length):
+def _origin(sources, vocab_size, max_length):
     """Returns all that a data set follows from: for the text, sizes and times."""
     stats = {
         str(file): [file.stat().st_size, file.stat().st_mtime_ns]
-        for names in files.values()
+        for names in sources.values()
         for file in names
     }
     return {"files": stats, "vocab_size": vocab_size, "max_length": max_length}
 
 
-def _vocabulary(paths, files, vocab_size):
+def _vocabulary(paths, sources, vocab_size):
     """Returns the tokenizer, which is trained unless an interrupted run has done so."""
     if not paths.tokenizer.is_file():
-        model = vocabulary.train(text.sentences(files), vocab_size)
-        write_atomically(paths.tokenizer, lambda path: path.write_bytes(model))
+        model = vocabulary.train(text.sentences(sources), vocab_size)
+        files.write_bytes(paths.tokenizer, model)
     return tokenizer.load(paths.tokenizer)
 
 
-def _split(staged, packed, max_length, vocab, split, files, bar):
+def _split(staged, packed, max_length, vocab, split, sources, bar):
     """Writes the rows of a split and returns its `dataset.Split`."""
-    sequences = encoding.sequences(text.sentences(files), vocab, max_length)
+    sequences = encoding.sequences(text.sentences(sources), vocab, max_length)
     sequences = bar(split, sequences) if bar else sequences
     if packed:
         lengths = [max_length]
@@ -118,17 +113,19 @@ def _split(staged, packed, max_length, vocab, split, files, bar):
     else:
         lengths = packing.bucket_lengths(max_length)
         rows = ((ids, [counts]) for ids, counts in sequences)
-    counts = _write_rows(rows, {n: staged.paths.rows(split, n) for n in lengths})
+    paths = {n: staged.paths.rows(split, n) for n in lengths}
+    counts = _write_rows(rows, paths, sum(file.stat().st_size for file in sources))
     staged.finish(split, counts)
     return counts
 
 
-def _write_rows(rows, paths):
+def _write_rows(rows, paths, text_size):
     """Writes (ids, list of `Counts`) rows, each to the first length that fits.
 
     Args:
         rows: the rows of a split.
         paths: {length of a row: path of its file}, ascending.
+        text_size: bytes of the split's text.
 
     Returns:
         The split's counts, a `dataset.Split`.
@@ -138,53 +135,54 @@ def _write_rows(rows, paths):
     """
     lengths, written = list(paths), collections.Counter()
     totals, tokens = Counts(), 0
+    first, last = {}, {}
+
+    def needed():
+        """Returns about how many bytes all rows of the split take."""
+        so_far = sum(len(first[n]) * count for n, count in written.items())
+        return so_far * max(1, text_size / max(1, totals.bytes))
+
     with contextlib.ExitStack() as stack:
         writers = {}
         for ids, counts in rows:
             length = lengths[bisect.bisect_left(lengths, len(ids))]
             if length not in writers:
-                writers[length] = stack.enter_context(_writer(paths[length]))
+                writer = _writer(paths[length], needed)
+                writers[length] = stack.enter_context(writer)
             sums = Counts(*map(sum, zip(*counts)))
             record = dataset.encode_row(ids, sums.words, sums.bytes, length)
+            first.setdefault(length, record)
+            last[length] = record
             writers[length](record)
             totals = Counts(*map(sum, zip(totals, sums)))
             tokens += len(ids)
             written[length] += 1
     return dataset.Split(
-        **totals._asdict(), tokens=tokens, rows=dict(sorted(written.items()))
+        **totals._asdict(),
+        tokens=tokens,
+        rows=dict(sorted(written.items())),
+        ends={n: dataset.checksum(first[n], last[n]) for n in sorted(written)},
     )
 
 
 @contextlib.contextmanager
-def _writer(path):
+def _writer(path, needed):
     """Gives a function that writes a record to the file, which is whole at the end."""
     from array_record.python import array_record_module
 
-    with removed_on_failure(path):
-        with _system_errors(path):
+    with files.removed_on_failure(path, needed):
+        with files.system_errors(path, RuntimeError):
             writer = array_record_module.ArrayRecordWriter(
-                str(partial_path(path)), "group_size:1"
+                str(files.partial_path(path)), "group_size:1"
             )
         try:
 
             def write(record):
-                with _system_errors(path):
+                with files.system_errors(path, RuntimeError):
                     writer.write(record)
 
             yield write
         finally:
-            with _system_errors(path):
+            with files.system_errors(path, RuntimeError):
                 writer.close()
-        finish(path)
-
-
-@contextlib.contextmanager
-def _system_errors(path):
-    """Makes ArrayRecord's errors, which have only text, the OSErrors they were."""
-    try:
-        yield
-    except RuntimeError as error:
-        codes = [c for c in errno.errorcode if os.strerror(c) in str(error)]
-        if not codes:
-            raise
-        raise OSError(codes[0], os.strerror(codes[0]), str(path)) from None
+        files.finish(path)

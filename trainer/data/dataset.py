@@ -7,6 +7,7 @@ A data folder holds, for each problem,
     PROBLEM.json                    a `Description`; written last, so a folder
                                     that has it is complete
     PROBLEM.unfinished/             a data set that is being made: see staging.py
+    PROBLEM.lock                    while it is made
 
 Packed rows are of one length, others of a few ("buckets"). A record is 2 + T
 little-endian int32: the words and the UTF-8 bytes (newlines counted) that the row
@@ -15,6 +16,7 @@ ends, see `encoding.Counts`, then the token ids.
 
 import dataclasses
 import pathlib
+import zlib
 
 import numpy as np
 
@@ -34,7 +36,9 @@ class Split:
     tokens: int = 0  # EOS counted, padding not
     bytes: int = 0
     rows: dict[int, int] = dataclasses.field(default_factory=dict)
-    # `rows` maps the tokens of a row to the number of such rows.
+    # `rows` maps the tokens of a row to the number of such rows, `ends` to the CRC-32
+    # of the first and the last of their records: a file of other rows is found out.
+    ends: dict[int, int] = dataclasses.field(default_factory=dict)
 
     @property
     def row_count(self) -> int:
@@ -102,6 +106,10 @@ class Paths:
         return self._file(".json")
 
     @property
+    def lock(self) -> pathlib.Path:
+        return self._file(".lock")
+
+    @property
     def unfinished(self) -> pathlib.Path:
         return self._file(".unfinished")
 
@@ -115,6 +123,11 @@ def encode_row(ids: list[int], words: int, byte_count: int, length: int) -> byte
     record[:HEADER] = words, byte_count
     record[HEADER : HEADER + len(ids)] = ids
     return record.tobytes()
+
+
+def checksum(first: bytes, last: bytes) -> int:
+    """Returns the CRC-32 of the first and the last record of a file: `Split.ends`."""
+    return zlib.crc32(last, zlib.crc32(first))
 
 
 def decode_row(record: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -166,6 +179,9 @@ def write_description(path: pathlib.Path, description: Description):
 
 def split_of(fields: dict) -> Split:
     """Returns the `Split` of JSON fields, in which lengths are strings."""
-    rows = {int(length): int(count) for length, count in fields["rows"].items()}
-    counts = {name: value for name, value in fields.items() if name != "rows"}
-    return Split(rows=rows, **counts)
+    maps = {
+        name: {int(length): int(number) for length, number in value.items()}
+        for name, value in fields.items()
+        if name in ("rows", "ends")
+    }
+    return Split(**fields | maps)

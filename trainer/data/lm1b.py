@@ -6,7 +6,11 @@ import tarfile
 import zlib
 
 from trainer.errors import UsageError
+from trainer.files import lock
+from trainer.files import move
 from trainer.files import partial_path
+from trainer.files import removed_on_failure
+from trainer.files import system_reason
 
 FOLDER = "1-billion-word-language-modeling-benchmark-r13output"
 SOURCES = ("auto", "folder", "archive", "tfds")
@@ -39,8 +43,10 @@ def folder(tmp_dir: str | pathlib.Path, source: str = "auto") -> pathlib.Path:
     if source != "archive" and found.is_dir():
         return found
     if source != "folder" and archive.is_file():
+        busy = f"another et-datagen unpacks {archive}: wait for it"
         if not found.is_dir():
-            _unpack(archive, found)
+            with lock(tmp_dir / f"{FOLDER}.lock", busy):
+                _unpack(archive, found)
         return found
     names = {"folder": f"folder {FOLDER}", "archive": f"{FOLDER}.tar.gz"}
     wanted = names.get(source, f"{names['folder']} and no {names['archive']}")
@@ -63,17 +69,27 @@ def _unpack(archive, target):
     partial = partial_path(target)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(partial, filter="data")
-            while tar.fileobj.read(1 << 20):  # to the end, where the checksum is
-                pass
-        if not (partial / FOLDER).is_dir():
-            raise UsageError(f"{archive} does not hold the folder {FOLDER}")
-        (partial / FOLDER).replace(target)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        with removed_on_failure(target, lambda: _unpacked_size(archive)):
+            with tarfile.open(archive) as tar:
+                tar.extractall(partial, filter="data")
+                while tar.fileobj.read(1 << 20):  # to the end, where the checksum is
+                    pass
+            if not (partial / FOLDER).is_dir():
+                raise UsageError(f"{archive} does not hold the folder {FOLDER}")
+            move(partial / FOLDER, target)
+            partial.rmdir()
+    except (tarfile.TarError, EOFError, zlib.error) as error:
         raise UsageError(f"{archive} cannot be unpacked: {error}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        reason = system_reason(error)
+        raise UsageError(f"{archive} cannot be unpacked: {reason}") from None
+
+
+def _unpacked_size(archive):
+    """Returns the size that the end of a .gz file names: that of the last 4 GiB."""
+    with open(archive, "rb") as file:
+        file.seek(-4, 2)
+        return int.from_bytes(file.read(), "little")
 
 
 def _from_tfds(tmp_dir):

@@ -12,9 +12,9 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
+from trainer import files
 from trainer.data import dataset
 from trainer.errors import UsageError
-from trainer.files import write_json
 
 
 class Staging:
@@ -28,8 +28,8 @@ class Staging:
     def __init__(self, paths: dataset.Paths, origin: dict):
         self._final = paths
         self.paths = dataset.Paths(paths.unfinished, paths.problem)
-        self._folder = paths.unfinished
-        self._progress = self._folder / "progress.json"
+        self.folder = paths.unfinished
+        self._progress = self.folder / "progress.json"
         self._origin = origin
         self._splits = {}
 
@@ -43,15 +43,9 @@ class Staging:
             self._put_in_place()
         if self._read_progress():
             return
-        try:
-            if self._folder.is_dir():
-                shutil.rmtree(self._folder)
-            self._folder.mkdir(parents=True)
-        except OSError as error:
-            data_dir = self._folder.parent
-            raise UsageError(
-                f"data_dir={data_dir} cannot be written to: {error.strerror}"
-            ) from None
+        if self.folder.is_dir():
+            shutil.rmtree(self.folder)
+        files.make_folder(self.folder)
         self._write_progress()
 
     def is_whole(self) -> bool:
@@ -82,7 +76,7 @@ class Staging:
 
     def _write_progress(self):
         splits = {name: dataclasses.asdict(s) for name, s in self._splits.items()}
-        write_json(self._progress, {"origin": self._origin, "splits": splits})
+        files.write_json(self._progress, {"origin": self._origin, "splits": splits})
 
     def publish(self, description: dataset.Description):
         """Puts the data set, which is whole, in the place of an older one."""
@@ -92,18 +86,21 @@ class Staging:
     def _put_in_place(self):
         # From here to the last rename no description stands in the final place: rows
         # of one data set are never read under the description of another.
+        data_dir = self._final.description.parent
         self._delete_old()
-        for file in sorted(self._folder.iterdir()):
+        for file in sorted(self.folder.iterdir()):
             if file not in (self.paths.description, self._progress):
-                file.replace(self._final.description.parent / file.name)
-        self.paths.description.replace(self._final.description)
-        shutil.rmtree(self._folder)
+                file.replace(data_dir / file.name)
+        files.sync(data_dir)  # a loss of power does not change the order
+        files.move(self.paths.description, self._final.description)
+        shutil.rmtree(self.folder)
 
     def _delete_old(self):
         """Deletes an older data set: its description first, then all of its rows."""
         with contextlib.suppress(UsageError, FileNotFoundError):
             old = dataset.read_description(self._final.description)
             self._final.description.unlink()
+            files.sync(self._final.description.parent)
             for split, counts in old.splits.items():
                 for length in counts.rows:
                     self._final.rows(split, length).unlink(missing_ok=True)
@@ -118,19 +115,41 @@ def opened(
 
     If the block fails, the work that is finished stays for the next run, but for bad
     input (`UsageError`) or where no vocabulary is finished: then nothing is left.
+
+    Raises:
+        UsageError: the folder cannot be written to, or another process makes this
+            data set there.
     """
     data_dir = pathlib.Path(data_dir)
     new_folder = not data_dir.exists()
     paths = dataset.Paths(data_dir, problem)
     staging = Staging(paths, origin)
+    busy = f"another et-datagen is busy with {problem} in {data_dir}: wait for it"
     try:
-        staging.start()
-        yield staging
+        with contextlib.ExitStack() as stack:
+            try:
+                files.make_folder(data_dir)
+                stack.enter_context(files.lock(paths.lock, busy))
+                stack.enter_context(_cleared_on_failure(staging))
+                staging.start()
+            except OSError as error:
+                raise UsageError(
+                    f"data_dir={data_dir} cannot be written to: {error.strerror}"
+                ) from None
+            yield staging
+    except BaseException:
+        if new_folder:
+            with contextlib.suppress(OSError):  # it holds files
+                data_dir.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _cleared_on_failure(staging):
+    try:
+        yield
     except BaseException as error:
         begun = staging.paths.tokenizer.is_file() and not isinstance(error, UsageError)
         if not begun and not staging.is_whole():
-            shutil.rmtree(paths.unfinished, ignore_errors=True)
-            if new_folder:
-                with contextlib.suppress(OSError):
-                    data_dir.rmdir()
+            shutil.rmtree(staging.folder, ignore_errors=True)
         raise

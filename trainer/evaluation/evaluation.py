@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from trainer import distribution
 from trainer.data import batches
 from trainer.data.dataset import Description
 from trainer.data.tokenizer import EOS_ID
@@ -108,6 +109,8 @@ def evaluate(
 ) -> Evaluation:
     """Returns the `Evaluation` of a split, from a score of its rows.
 
+    Processes of a `distribution` score rows of their own, and each returns the totals.
+
     Args:
         scoring_model: a `language_model.scoring_model` of `tokens` tokens. It sees
             weights as they are now.
@@ -116,23 +119,26 @@ def evaluate(
         max_batches: the number of batches to score, evenly spaced among all; None or
             0 scores every row.
     """
-    sentences = covered = correct = 0
-    counts = np.zeros(2, np.int64)
-    nats = 0.0
-    for headers, rows in batches.evaluation_batches(buckets, tokens, max_batches):
-        row_nats, row_hits = scoring_model.predict_on_batch(rows)
-        nats += float(np.sum(row_nats, dtype=np.float64))
-        correct += int(np.sum(row_hits))
-        covered += int(np.sum(rows != PAD_ID))
-        sentences += int(np.sum(rows == EOS_ID))
-        counts += headers.sum(axis=0)
+    totals = np.zeros(6)  # whole numbers in float64 are exact
+    share = batches.Share(*distribution.part(), distribution.replicas())
+    found = batches.evaluation_batches(buckets, tokens, max_batches, share)
+    for headers, rows in found:
+        nats, hits = scoring_model.predict_on_batch(rows)
+        totals += (
+            np.sum(rows == EOS_ID),
+            *headers.sum(axis=0),
+            np.sum(rows != PAD_ID),
+            np.sum(nats, dtype=np.float64),
+            np.sum(hits, dtype=np.float64),
+        )
+    sentences, words, size, covered, nats, correct = distribution.total(totals)
     return Evaluation(
-        sentences=sentences,
-        words=int(counts[0]),
-        bytes=int(counts[1]),
-        tokens=covered,
-        nats=nats,
-        correct=correct,
+        sentences=int(sentences),
+        words=int(words),
+        bytes=int(size),
+        tokens=int(covered),
+        nats=float(nats),
+        correct=int(correct),
     )
 
 

@@ -1,8 +1,12 @@
 """Writes tables as Markdown, and pictures as PNG and SVG."""
 
 import contextlib
+import functools
 import math
 import pathlib
+
+from trainer.files import write_atomically
+from trainer.files import write_text
 
 
 def mean_and_spread(values, digits):
@@ -26,7 +30,7 @@ def markdown(columns, rows):
 
 def publish(table, output_dir):
     """Prints a table and writes it to table.md."""
-    (output_dir / "table.md").write_text(table + "\n", "utf-8")
+    write_text(output_dir / "table.md", table + "\n")
     print(table)
 
 
@@ -63,7 +67,10 @@ def figure(path, x, y, log_x=False, log_y=False):
             axes.set_yscale("log")
         yield axes
         for suffix in (".png", ".svg"):
-            drawing.savefig(pathlib.Path(path).with_suffix(suffix), dpi=150)
+            write_atomically(
+                pathlib.Path(path).with_suffix(suffix),
+                functools.partial(drawing.savefig, dpi=150),
+            )
 
 
 def memory_plot(path, points, y, floor=None, log_y=False):

@@ -1,7 +1,6 @@
 """Writes a trained model as a SavedModel that needs nothing but TensorFlow to run."""
 
 import json
-import os
 import pathlib
 import shutil
 from typing import Any
@@ -9,13 +8,15 @@ from typing import Any
 import keras
 from keras import ops
 
+from trainer import files
 from trainer.data.tokenizer import EOS_ID
 from trainer.data.tokenizer import PAD_ID
 from trainer.errors import UsageError
-from trainer.files import partial_path
+from trainer.errors import unknown
 from trainer.inference import decoding
 from trainer.inference import model_card
 from trainer.models import language_model
+from trainer.runs import checkpoints
 
 FORMATS = ("saved_model", "keras", "onnx")
 
@@ -40,9 +41,10 @@ def export(
         The folder's path.
 
     Raises:
-        UsageError: the folder is there and not empty, this backend or machine cannot
-            write the format, or a SavedModel is asked of a model that cannot be
-            decoded.
+        UsageError: the folder is there and not empty, another process exports to it,
+            this backend or machine cannot write the format, or a SavedModel is asked
+            of a model that cannot be decoded.
+        OSError: it cannot be written.
     """
     check(export_dir, export_format, trained.model)
     target = pathlib.Path(export_dir)
@@ -51,16 +53,18 @@ def export(
         "keras": _write_keras,
         "onnx": _write_onnx,
     }[export_format]
-    partial = partial_path(target)
-    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
-    partial.mkdir(parents=True)
-    try:
-        write(trained, partial)
-        card = model_card.text(trained, export_format, evaluations or {}, command)
-        (partial / "README.md").write_text(card, encoding="utf-8")
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    partial = files.partial_path(target)
+    files.make_folder(target.parent)
+    busy = f"another export to {target} is under way: wait for it"
+    with files.lock(target.with_name(f"{target.name}.lock"), busy):
+        check(export_dir, export_format)  # one that has ended in the meantime
+        shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+        with files.removed_on_failure(target, lambda: checkpoints.size(trained.model)):
+            partial.mkdir()
+            write(trained, partial)
+            card = model_card.text(trained, export_format, evaluations or {}, command)
+            (partial / "README.md").write_text(card, encoding="utf-8")
+            files.finish(target)
     return target
 
 
@@ -75,9 +79,7 @@ def check(export_dir, export_format, model=None):
         UsageError: see `export`.
     """
     if export_format not in FORMATS:
-        raise UsageError(
-            f"unknown format {export_format!r}. Known: {', '.join(FORMATS)}"
-        )
+        raise unknown("format", export_format, FORMATS)
     target = pathlib.Path(export_dir)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise UsageError(f"--export_dir={target} is there already: name a new folder")
@@ -208,12 +210,14 @@ def save(module, folder, functions):
         functions: {name: `tf.function`}, the signatures; None: there are none.
 
     Raises:
-        UsageError: the disk is full, for one: TensorFlow's errors are no OSErrors.
+        OSError: the disk is full, for one.
+        UsageError: TensorFlow gives another reason.
     """
     import tensorflow as tf
 
     try:
-        tf.saved_model.save(module, str(folder), signatures=functions)
+        with files.system_errors(folder, tf.errors.OpError):
+            tf.saved_model.save(module, str(folder), signatures=functions)
     except tf.errors.OpError as error:
         raise UsageError(
             f"the SavedModel cannot be written: {error.message}"

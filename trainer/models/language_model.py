@@ -9,6 +9,7 @@ Shapes: B rows, T tokens a row, D hidden size, V vocabulary, S slots of a cache.
 import keras
 from keras import ops
 
+from trainer import distribution
 from trainer.data.tokenizer import PAD_ID
 from trainer.errors import UsageError
 from trainer.models import losses
@@ -166,7 +167,31 @@ def scoring_model(model, tokens):
         tokens: B * T, at most; None: B and T may be known only when the model is
             called.
     """
-    return _ending_with(_Scores(model, tokens), model)
+    return _ending_with(_Scores(model, tokens), model, _Scoring)
+
+
+class _Scoring(keras.Model):
+    """Scores the rows of this process, under a `keras.distribution`, beside others.
+
+    Keras would take the rows of each process for all there are, and fetch the scores
+    of all.
+    """
+
+    def predict_on_batch(self, x):
+        if keras.distribution.distribution() is None:
+            return super().predict_on_batch(x)
+        if self._program is None:
+            import jax
+
+            self._program = jax.jit(
+                lambda *arguments: self.stateless_call(*arguments)[0]
+            )
+        variables = self.trainable_variables, self.non_trainable_variables
+        values = ([v.value for v in group] for group in variables)
+        scores = self._program(*values, distribution.distribute(x))
+        return tuple(map(distribution.own_rows, scores))
+
+    _program = None
 
 
 def _ending_with(last_layer, model, kind=keras.Model):
@@ -175,27 +200,36 @@ def _ending_with(last_layer, model, kind=keras.Model):
 
 
 class _Ending(keras.layers.Layer):
-    """Holds the output embedding, and cuts a batch of at most `tokens` into chunks."""
+    """Holds the output embedding, and cuts a batch of at most `tokens` into chunks.
+
+    Under a `keras.distribution` the batch has a group of rows for each replica.
+    """
 
     def __init__(self, model, tokens, **kwargs):
         super().__init__(dtype="float32", **kwargs)
         check(model)
         self._embedding = model.embedding
         vocab_size = self._embedding.input_dim
+        self._groups = distribution.replicas()
         if tokens is None:
             self._chunk = losses.largest_chunk(vocab_size)
         else:
-            number, size = losses.chunks(tokens, vocab_size)
+            of_group = -(-tokens // self._groups)
+            number, size = losses.chunks(of_group, vocab_size)
             self._chunk = None if number == 1 else size
 
-    def _flat(self, hidden, row):
-        """Returns hidden (n, D), embeddings (V, D), labels (n,); n fills the chunks."""
-        hidden = ops.reshape(ops.cast(hidden, "float32"), (-1, hidden.shape[-1]))
-        labels = ops.reshape(row, (-1,))
+    def _grouped(self, hidden, row):
+        """Returns hidden (G, n, D), embeddings (V, D) and labels (G, n).
+
+        A group is some whole rows, then padding: n fills the chunks.
+        """
+        size = hidden.shape[-1]
+        hidden = ops.reshape(ops.cast(hidden, "float32"), (self._groups, -1, size))
+        labels = ops.reshape(row, (self._groups, -1))
         if self._chunk:
-            missing = -ops.shape(labels)[0] % self._chunk
-            hidden = ops.pad(hidden, ((0, missing), (0, 0)))
-            labels = ops.pad(labels, ((0, missing),), constant_values=PAD_ID)
+            missing = -ops.shape(labels)[1] % self._chunk
+            hidden = ops.pad(hidden, ((0, 0), (0, missing), (0, 0)))
+            labels = ops.pad(labels, ((0, 0), (0, missing)), constant_values=PAD_ID)
         embeddings = ops.convert_to_tensor(self._embedding.embeddings)
         return hidden, ops.cast(embeddings, "float32"), labels
 
@@ -209,7 +243,7 @@ class _Loss(_Ending):
         return keras.KerasTensor((), "float32")
 
     def call(self, hidden, row):
-        hidden, embeddings, labels = self._flat(hidden, row)
+        hidden, embeddings, labels = self._grouped(hidden, row)
         real = ops.cast(ops.not_equal(labels, PAD_ID), "float32")
         weights = real / ops.maximum(ops.sum(real), 1.0)
         loss = losses.chunked_cross_entropy(
@@ -227,8 +261,8 @@ class _Scores(_Ending):
         return keras.KerasTensor(row.shape), keras.KerasTensor(row.shape)
 
     def call(self, hidden, row):
-        hidden, embeddings, labels = self._flat(hidden, row)
+        hidden, embeddings, labels = self._grouped(hidden, row)
         scores = losses.chunked_token_scores(hidden, embeddings, labels, self._chunk)
         real = ops.cast(ops.not_equal(row, PAD_ID), "float32")
-        count = ops.shape(ops.reshape(row, (-1,)))[0]
-        return tuple(ops.reshape(s[:count], ops.shape(row)) * real for s in scores)
+        count = ops.shape(ops.reshape(row, (self._groups, -1)))[1]
+        return tuple(ops.reshape(s[:, :count], ops.shape(row)) * real for s in scores)

@@ -3,6 +3,10 @@
 Shapes: n tokens, D hidden size, V vocabulary. The logits of n tokens are
 z = hidden @ transpose(embeddings), (n, V): the largest array of a language model. The
 functions here hold those of one chunk of tokens at a time.
+
+Where devices share a batch, its tokens come in G groups, one a device, and each device
+cuts its own group into chunks. Chunks of the whole batch would lie on a few devices
+each: all of them would fetch all tokens, and compute the whole loss.
 """
 
 import math
@@ -89,17 +93,18 @@ def chunked_cross_entropy(hidden, embeddings, labels, weights, smoothing, chunk=
     twice.
 
     Args:
-        hidden: (n, D), float32.
+        hidden: (G, n, D), float32.
         embeddings: (V, D), float32.
-        labels: (n,), integers.
-        weights: (n,), float32. No gradient flows to them.
+        labels: (G, n), integers.
+        weights: (G, n), float32. No gradient flows to them.
         smoothing: s.
-        chunk: tokens whose logits are held at a time; it divides n. None: all.
+        chunk: tokens of a group whose logits are held at a time; it divides n. None:
+            all.
 
     Returns:
         A scalar.
     """
-    vocab_size, size = embeddings.shape
+    vocab_size = embeddings.shape[0]
     above, other = _targets(smoothing, vocab_size)
 
     def of_chunk(h, e, y, w):
@@ -125,19 +130,23 @@ def chunked_cross_entropy(hidden, embeddings, labels, weights, smoothing, chunk=
 
     @ops.custom_gradient
     def loss_of(hidden, embeddings):
-        if chunk is None:
-            loss, dh, de = of_chunk(hidden, embeddings, labels, weights)
-        else:
+        def of_group(h, y, w):
+            if chunk is None:
+                return of_chunk(h, embeddings, y, w)
 
             def add_chunk(i, sums):
                 loss, dh, de = sums
-                h, y, w = (_chunk_of(x, i, chunk) for x in (hidden, labels, weights))
-                more_loss, its_dh, more_de = of_chunk(h, embeddings, y, w)
+                its_h, its_y, its_w = (_chunk_of(x, i, chunk) for x in (h, y, w))
+                more_loss, its_dh, more_de = of_chunk(its_h, embeddings, its_y, its_w)
                 dh = ops.slice_update(dh, (i * chunk, 0), its_dh)
                 return loss + more_loss, dh, de + more_de
 
-            zeros = (ops.zeros(()), ops.zeros_like(hidden), ops.zeros_like(embeddings))
-            loss, dh, de = ops.fori_loop(0, _count(labels, chunk), add_chunk, zeros)
+            zeros = (ops.zeros(()), ops.zeros_like(h), ops.zeros_like(embeddings))
+            return ops.fori_loop(0, _count(y, chunk), add_chunk, zeros)
+
+        loss, dh, de = _of_groups(of_group, hidden, labels, weights)
+        # Devices add up once, after all of their chunks.
+        loss, de = _sum_of_groups(loss), _sum_of_groups(de)
 
         def gradient(*args, upstream=None):
             upstream = args[-1] if upstream is None else upstream
@@ -145,11 +154,11 @@ def chunked_cross_entropy(hidden, embeddings, labels, weights, smoothing, chunk=
 
         return loss, gradient
 
-    return loss_of(ops.reshape(hidden, (-1, size)), embeddings)
+    return loss_of(hidden, embeddings)
 
 
 def chunked_token_scores(hidden, embeddings, labels, chunk=None):
-    """Returns nats of each label, and 1.0 where it is the most likely token, (n,) each.
+    """Returns nats of each label, and 1.0 where it is the most likely token: (G, n).
 
     Args:
         hidden, embeddings, labels, chunk: as `chunked_cross_entropy` takes them.
@@ -162,17 +171,32 @@ def chunked_token_scores(hidden, embeddings, labels, chunk=None):
         hits = ops.equal(ops.cast(ops.argmax(z, axis=-1), y.dtype), y)
         return nats, ops.cast(hits, "float32")
 
-    if chunk is None:
-        return of_chunk(hidden, labels)
+    def of_group(hidden, labels):
+        if chunk is None:
+            return of_chunk(hidden, labels)
 
-    def add_chunk(i, scores):
-        found = of_chunk(_chunk_of(hidden, i, chunk), _chunk_of(labels, i, chunk))
-        return tuple(
-            ops.slice_update(x, (i * chunk,), new) for x, new in zip(scores, found)
-        )
+        def add_chunk(i, scores):
+            found = of_chunk(_chunk_of(hidden, i, chunk), _chunk_of(labels, i, chunk))
+            return tuple(
+                ops.slice_update(x, (i * chunk,), new) for x, new in zip(scores, found)
+            )
 
-    zeros = ops.zeros_like(labels, dtype="float32")
-    return ops.fori_loop(0, _count(labels, chunk), add_chunk, (zeros, zeros))
+        zeros = ops.zeros_like(labels, dtype="float32")
+        return ops.fori_loop(0, _count(labels, chunk), add_chunk, (zeros, zeros))
+
+    return _of_groups(of_group, hidden, labels)
+
+
+def _of_groups(function, *arrays):
+    """Returns what a function makes of each group, stacked along a first axis."""
+    if arrays[0].shape[0] > 1:
+        return ops.vectorized_map(lambda group: function(*group), arrays)
+    found = function(*(ops.squeeze(x, 0) for x in arrays))
+    return tuple(ops.expand_dims(x, 0) for x in found)
+
+
+def _sum_of_groups(x):
+    return ops.sum(x, axis=0) if x.shape[0] > 1 else ops.squeeze(x, 0)
 
 
 def _chunk_of(x, i, chunk):

@@ -48,9 +48,17 @@ def value_and_gradients(function, *arrays):
     return [np.asarray(ops.convert_to_numpy(x)) for x in (value, *grads)]
 
 
+def grouped(groups, *arrays):
+    """Arrays of tokens in groups, as tensors."""
+    return [
+        ops.convert_to_tensor(a.reshape(groups, TOKENS // groups, *a.shape[1:]))
+        for a in arrays
+    ]
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("chunk", [None, 4, 12])
-def test_chunks_change_neither_loss_nor_gradient(arrays, smoothing, chunk):
+@pytest.mark.parametrize("groups, chunk", [(1, None), (1, 4), (1, 12), (2, 4)])
+def test_chunks_change_neither_loss_nor_gradient(arrays, smoothing, groups, chunk):
     hidden, embeddings, labels, weights = arrays
 
     def whole(h, e):
@@ -60,7 +68,8 @@ def test_chunks_change_neither_loss_nor_gradient(arrays, smoothing, chunk):
         return -ops.sum(weights * ops.sum(q * ops.log_softmax(z), axis=-1))
 
     def chunked(h, e):
-        y, w = map(ops.convert_to_tensor, (labels, weights))
+        y, w = grouped(groups, labels, weights)
+        h = ops.reshape(h, (groups, -1, SIZE))
         return 3.0 * losses.chunked_cross_entropy(h, e, y, w, smoothing, chunk) / 3.0
 
     expected = value_and_gradients(whole, hidden, embeddings)
@@ -74,8 +83,8 @@ def test_the_plain_loss_is_the_same(arrays, smoothing):
     hidden, embeddings, labels, weights = arrays
     loss = losses.SmoothedCrossEntropy(smoothing)
     whole = loss(labels[None], (hidden @ embeddings.T)[None], weights[None])
-    tensors = map(ops.convert_to_tensor, (hidden, embeddings, labels, weights))
-    chunked = losses.chunked_cross_entropy(*tensors, smoothing, 8)
+    h, y, w = grouped(1, hidden, labels, weights)
+    chunked = losses.chunked_cross_entropy(h, embeddings, y, w, smoothing, 8)
     np.testing.assert_allclose(
         ops.convert_to_numpy(chunked) / weights.sum(),
         ops.convert_to_numpy(whole),
@@ -83,23 +92,24 @@ def test_the_plain_loss_is_the_same(arrays, smoothing):
     )
 
 
-@pytest.mark.parametrize("chunk", [None, 6])
-def test_scores(arrays, chunk):
+@pytest.mark.parametrize("groups, chunk", [(1, None), (1, 6), (2, 6)])
+def test_scores(arrays, groups, chunk):
     hidden, embeddings, labels, _ = arrays
     z = hidden.astype("f8") @ embeddings.T.astype("f8")
     nats = np.log(np.exp(z).sum(-1)) - z[np.arange(TOKENS), labels]
-    tensors = map(ops.convert_to_tensor, (hidden, embeddings, labels))
-    found = losses.chunked_token_scores(*tensors, chunk)
-    np.testing.assert_allclose(ops.convert_to_numpy(found[0]), nats, rtol=1e-5)
+    h, y = grouped(groups, hidden, labels)
+    found = losses.chunked_token_scores(h, ops.convert_to_tensor(embeddings), y, chunk)
+    found = [ops.convert_to_numpy(x).reshape(TOKENS) for x in found]
+    np.testing.assert_allclose(found[0], nats, rtol=1e-5)
     np.testing.assert_array_equal(found[1], z.argmax(-1) == labels)
 
 
 def test_enormous_logits_stay_finite():
-    hidden = ops.convert_to_tensor(np.full((2, 1), 1e4, "float32"))
+    hidden = ops.convert_to_tensor(np.full((1, 2, 1), 1e4, "float32"))
     embeddings = ops.convert_to_tensor(np.array([[1.0], [-1.0]], "float32"))
-    labels = ops.convert_to_tensor(np.array([0, 1], "int32"))
+    labels = ops.convert_to_tensor(np.array([[0, 1]], "int32"))
     loss = losses.chunked_cross_entropy(
-        hidden, embeddings, labels, ops.ones((2,)), 0.0, 1
+        hidden, embeddings, labels, ops.ones((1, 2)), 0.0, 1
     )
     np.testing.assert_allclose(ops.convert_to_numpy(loss), 2e4, rtol=1e-6)
 

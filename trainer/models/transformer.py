@@ -16,6 +16,7 @@ from keras import ops
 
 from trainer import registry
 from trainer.data.tokenizer import EOS_ID
+from trainer.errors import UsageError
 from trainer.models import language_model
 from trainer.models import noise
 
@@ -351,3 +352,39 @@ def transformer_lm(hparams, vocab_size, max_length):
         hparams.attention_dropout,
         hparams.relu_dropout,
     )
+
+
+def transformer_lm_layout(hparams, vocab_size, devices):
+    """Returns which axis of each variable devices cut, by pattern of its path.
+
+    Heads and the units of feed-forward layers are shared out, so that a sub-layer ends
+    with one sum over devices (Shoeybi et al. 2019, "Megatron-LM"); so is the
+    vocabulary where it can be, and else the width of the embedding. Everything else is
+    whole on each device.
+
+    Args:
+        hparams: `trainer.hparams.HParams` of the model.
+        vocab_size: V.
+        devices: that share a copy of the model.
+
+    Raises:
+        UsageError: heads or units cannot be shared out among so many devices.
+    """
+    for name in ("num_heads", "filter_size"):
+        if getattr(hparams, name) % devices:
+            raise UsageError(
+                f"{name}={getattr(hparams, name)} cannot be shared out among "
+                f"{devices} devices: choose another --model_devices"
+            )
+    columns, rows = (None, "model"), ("model", None)
+    return {
+        ".*embedding/embeddings": columns if vocab_size % devices else rows,
+        ".*attention/(query|key|value)/kernel": columns,
+        ".*attention/output/kernel": rows,
+        ".*ffn_in/kernel": columns,
+        ".*ffn_in/bias": ("model",),
+        ".*ffn_out/kernel": rows,
+    }
+
+
+registry.layouts.register(transformer_lm_layout, name="transformer_lm")

@@ -1,6 +1,7 @@
 """Checkpoints of a run: saved whole or not at all, found, read again."""
 
 import contextlib
+import math
 import pathlib
 import re
 import sys
@@ -8,9 +9,12 @@ import zipfile
 import zlib
 from typing import Any
 
+from trainer import distribution
 from trainer.errors import UsageError
 from trainer.files import is_partial
+from trainer.files import make_folder
 from trainer.files import read_json
+from trainer.files import remove_partial
 from trainer.files import write_atomically
 from trainer.files import write_json
 
@@ -40,11 +44,25 @@ def _by_step(output_dir):
 
 
 def latest(output_dir: str | pathlib.Path) -> pathlib.Path | None:
-    """Returns the path of the newest checkpoint of a run that is whole, or None."""
-    for _, path in reversed(_by_step(output_dir)):
+    """Returns the path of the newest checkpoint of a run that is whole.
+
+    None means that the run has saved none.
+
+    Raises:
+        UsageError: there are checkpoints, and none is whole. A run that began anew
+            would in the end have written over what may yet be saved of them.
+    """
+    found = [path for _, path in reversed(_by_step(output_dir))]
+    for path in found:
         if is_whole(path):
             return path
         print(f"{path} is damaged: the one before is used", file=sys.stderr)
+    if found:
+        raise UsageError(
+            f"all {len(found)} checkpoints in {folder(output_dir)} are damaged, none "
+            "was deleted: bring one back from a copy, or train in another output_dir, "
+            "from an older model with warm_start_from"
+        )
     return None
 
 
@@ -75,10 +93,27 @@ def save(model, output_dir: str | pathlib.Path, step: int) -> pathlib.Path:
     return save_model(model, output_dir, f"model-{step}.keras")
 
 
-def keep_newest(output_dir: str | pathlib.Path, count: int) -> None:
-    """Drops all checkpoints of a run but the newest `count`."""
-    for _, old in _by_step(output_dir)[:-count]:
-        old.unlink()
+def keep_newest(output_dir: str | pathlib.Path, count: int, step: int) -> None:
+    """Drops all checkpoints of a run up to a step but the newest `count`.
+
+    Those of later steps are damaged, if there are any, and do not count: the run has
+    gone on from one before them.
+    """
+    up_to = [path for at, path in _by_step(output_dir) if at <= step]
+    for old in up_to[:-count]:
+        drop(old)
+
+
+def drop(path: pathlib.Path) -> None:
+    """Deletes a checkpoint; of several processes, the first one does."""
+    if distribution.is_first():
+        path.unlink()
+
+
+def clear(output_dir: str | pathlib.Path) -> None:
+    """Deletes what a kill has left of checkpoints that were being written."""
+    for pattern in ("model-*", "best.*"):
+        remove_partial(folder(output_dir), pattern)
 
 
 def save_best(
@@ -86,15 +121,17 @@ def save_best(
 ) -> None:
     """Saves the model that evaluated best so far, and its step and its loss."""
     path = save_model(model, output_dir, "best.keras").with_suffix(".json")
-    with _one_line_errors(path):
-        write_json(path, {"step": step, "nats_per_token": nats_per_token})
+    if distribution.is_first():
+        with _one_line_errors(path):
+            write_json(path, {"step": step, "nats_per_token": nats_per_token})
 
 
 def save_model(model, output_dir: str | pathlib.Path, name: str) -> pathlib.Path:
     """Saves a model with its optimizer under a name beside the checkpoints.
 
     Every model of a run is written here: weights, optimizer and its state, in one
-    `.keras` file that is whole or absent.
+    `.keras` file that is whole or absent. Of several processes, which all come here,
+    the first one writes.
 
     Returns:
         The path of the file.
@@ -105,10 +142,26 @@ def save_model(model, output_dir: str | pathlib.Path, name: str) -> pathlib.Path
     """
     path = folder(output_dir) / name
     _check_finite(model, path)
-    with _one_line_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, model.save)
+    if not distribution.is_first():
+        return path
+    if not path.parent.parent.is_dir():
+        raise UsageError(
+            f"{output_dir} is no folder any more: it was moved or removed, or its disk "
+            "is not mounted, since the run began"
+        )
+    with _one_line_errors(path), distribution.suspended():
+        make_folder(path.parent)
+        write_atomically(path, model.save, size(model))
     return path
+
+
+def size(model) -> int:
+    """Returns the bytes of a model's arrays and of its optimizer's, if it has one."""
+    import numpy as np
+
+    optimizer = getattr(model, "optimizer", None)
+    variables = [*model.weights, *(optimizer.variables if optimizer else ())]
+    return sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ does not import Keras.
 
 import contextlib
 import dataclasses
-import fcntl
 import importlib.metadata
 import json
 import pathlib
@@ -26,12 +25,10 @@ import sys
 import time
 from collections.abc import Iterator
 
+from trainer import files
 from trainer.data import dataset
 from trainer.data import tokenizer
 from trainer.errors import UsageError
-from trainer.files import read_json
-from trainer.files import write_atomically
-from trainer.files import write_json
 from trainer.hparams import HParams
 from trainer.runs import checkpoints
 
@@ -49,28 +46,20 @@ def lock(output_dir: str | pathlib.Path) -> Iterator[None]:
         UsageError: another process holds the folder.
     """
     folder = pathlib.Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"another run is busy in {output_dir}: wait for it, or choose "
-                "another output_dir"
-            ) from None
-        try:
+    files.make_folder(folder)
+    busy = f"another run is busy in {output_dir}: wait for it, or choose another"
+    try:
+        with files.lock(folder / ".lock", f"{busy} output_dir"):
             yield
-        finally:
-            if list(folder.iterdir()) == [path]:
-                path.unlink()
-                folder.rmdir()
+    finally:
+        with contextlib.suppress(OSError):  # it holds files, or is gone
+            folder.rmdir()
 
 
 def record_start(output_dir: str | pathlib.Path, flags_text: str) -> None:
     """Records how a run was started, so that it can be started again."""
     folder = pathlib.Path(output_dir)
-    write_atomically(folder / "flags.txt", lambda p: p.write_text(flags_text))
+    files.write_text(folder / "flags.txt", flags_text)
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
@@ -83,9 +72,7 @@ def record_start(output_dir: str | pathlib.Path, flags_text: str) -> None:
         "git": _git_state(),
     }
     text = f"{_starts_text(output_dir)}{json.dumps(start)}\n"
-    write_atomically(
-        folder / "starts.jsonl", lambda p: p.write_text(text, encoding="utf-8")
-    )
+    files.write_text(folder / "starts.jsonl", text)
 
 
 def starts(output_dir: str | pathlib.Path) -> list[dict]:
@@ -189,11 +176,9 @@ def begin(
     """
     tokenizer.load(vocabulary, description.tokenizer_sha256)
     content = pathlib.Path(vocabulary).read_bytes()
-    write_atomically(
-        _vocabulary(output_dir), lambda partial: partial.write_bytes(content)
-    )
+    files.write_bytes(_vocabulary(output_dir), content)
     dataset.write_description(_data(output_dir), description)
-    write_json(_config(output_dir), config)  # last: with it there is a run
+    files.write_json(_config(output_dir), config)  # last: with it there is a run
 
 
 def read_config(output_dir: str | pathlib.Path) -> dict:
@@ -208,7 +193,7 @@ def read_config(output_dir: str | pathlib.Path) -> dict:
             f"{output_dir} holds no run (no {path.name}): train one first with "
             "et-trainer"
         )
-    config = read_json(path, _REMEDY)
+    config = files.read_json(path, _REMEDY)
     try:
         hparams = dataclasses.asdict(HParams()) | config["hparams"]
         return config | {"hparams": hparams}

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops
 
+from trainer import distribution
 from trainer import progress
 from trainer.evaluation.evaluation import Evaluation
 from trainer.optim import optimizer_state
@@ -32,10 +34,16 @@ class Interruption(Part):
     """Ends training after the step during which SIGINT or SIGTERM came.
 
     The callbacks after it see that training stops, and save. A second signal acts at
-    once. `signal` is the one received, or None.
+    once. Where there are several processes, a signal to one of them ends all, after
+    the same step. `signal` is the one that ended training, or None.
     """
 
     signal = None
+    _received = None
+
+    def __init__(self, state: RunState):
+        super().__init__(state)
+        self._stop = distribution.Stop(state.lag)
 
     def on_train_begin(self, logs=None):
         self._before = {}
@@ -45,14 +53,18 @@ class Interruption(Part):
             self._before[number] = signal.signal(number, self._receive)
 
     def _receive(self, number, frame):
-        self.signal = signal.Signals(number)
+        self._received = signal.Signals(number).name
         progress.write(
-            f"{self.signal.name}: saving after this step, again to quit at once"
+            f"{self._received}: saving after this step, again to quit at once"
         )
         self.close()
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.signal:
+        if self._received:
+            self._stop.call(self.state.step, self._received)
+            self._received = None
+        if reason := self._stop.called(self.state.step):
+            self.signal = signal.Signals[reason]
             self.state.stop()
 
     def close(self):
@@ -60,6 +72,30 @@ class Interruption(Part):
             signal.signal(*self._before.popitem())
 
     _before = {}
+
+
+class LossScale(Part):
+    """Ends a run of mixed_float16 in which no step has finite gradients any more.
+
+    Keras halves the scale of the loss at each step that it leaves out, without end.
+    """
+
+    LEAST = 2.0**-14  # float16's smallest number with all digits
+    FREQUENCY = 20  # steps; from its start the scale takes more to fall so low
+
+    def __init__(self, state: RunState, optimizer: keras.optimizers.LossScaleOptimizer):
+        super().__init__(state)
+        self._optimizer = optimizer
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.state.is_due(self.FREQUENCY):
+            self.state.sync()
+            scale = float(ops.convert_to_numpy(self._optimizer.dynamic_scale))
+            if not scale >= self.LEAST:
+                self.state.diverge(
+                    "the scale of float16's loss fell to nothing "
+                    f"({scale:.3g}): no step had finite gradients"
+                )
 
 
 class Progress(Part):
@@ -115,7 +151,9 @@ class Evaluations(Part):
         self._evaluated = model
         self._evaluate = evaluate
         self._on_evaluation = on_evaluation
-        self._best = checkpoints.best(run.output_dir) if run.output_dir else None
+        self._best: Any = None  # (step, nats per token)
+        if output_dir := run.output_dir:
+            self._best = distribution.from_first(lambda: checkpoints.best(output_dir))
 
     def on_train_batch_end(self, batch, logs=None):
         if not self.state.is_due(self._run.local_eval_frequency):
@@ -129,10 +167,11 @@ class Evaluations(Part):
             else:
                 self.state.diverge()
         self.state.evaluations.append((step, evaluation))
-        progress.write(
-            f"step {step}: dev {evaluation.nats_per_token:.4f} nats per token, "
-            f"perplexity per word {evaluation.perplexity_per_word:.2f}"
-        )
+        if distribution.is_first():
+            progress.write(
+                f"step {step}: dev {evaluation.nats_per_token:.4f} nats per token, "
+                f"perplexity per word {evaluation.perplexity_per_word:.2f}"
+            )
         if self._on_evaluation:
             self._on_evaluation(step, evaluation)
 
@@ -142,10 +181,11 @@ class Evaluations(Part):
             if self._run.output_dir:
                 checkpoints.save_best(self._evaluated, self._run.output_dir, step, nats)
         elif is_enough(self._run, step, self._best[0]):
-            progress.write(
-                f"step {step}: no better than {self._best[1]:.4f} nats per token of "
-                f"step {self._best[0]}, stopping"
-            )
+            if distribution.is_first():
+                progress.write(
+                    f"step {step}: no better than {self._best[1]:.4f} nats per token "
+                    f"of step {self._best[0]}, stopping"
+                )
             self.state.stop()
 
 
@@ -193,7 +233,8 @@ class Checkpoints(Part):
 
     def close(self):
         if self._unproven and not math.isfinite(self.state.loss):
-            self._unproven[0].unlink()
+            checkpoints.drop(self._unproven[0])
         elif self._unproven:
-            checkpoints.keep_newest(self._output_dir, self._run.keep_checkpoint_max)
+            keep = self._run.keep_checkpoint_max
+            checkpoints.keep_newest(self._output_dir, keep, self._unproven[1])
         self._unproven = None

@@ -9,7 +9,7 @@ class Diverged(UsageError):
     """Says that loss or weights of a run were not finite: it ended, nothing saved."""
 
 
-def error(run: Run, step: int, learning_rate: float) -> Diverged:
+def error(run: Run, step: int, reason: str, learning_rate: float) -> Diverged:
     """Returns the error of a run that diverged.
 
     The message names the settings that are likely at fault, and the checkpoint to go
@@ -18,6 +18,7 @@ def error(run: Run, step: int, learning_rate: float) -> Diverged:
     Args:
         run: `Run`.
         step: the first one of those up to the last whose loss was not finite.
+        reason: `RunState.reason`.
         learning_rate: of the last step.
     """
     h = run.hparams
@@ -33,7 +34,7 @@ def error(run: Run, step: int, learning_rate: float) -> Diverged:
     }
     settings = ", ".join(f"{name}={value}" for name, value in suspects.items())
     return Diverged(
-        f"the run diverged: from step {step} on, loss or weights were not finite. "
+        f"the run diverged: from step {step} on, {reason}. "
         f"Likely at fault is the learning rate, {learning_rate:g} at the end, or one "
         f"of these: {settings}. {_way_back(run)}"
     )

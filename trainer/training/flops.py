@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from trainer import distribution
 from trainer.hparams import HParams
 
 
@@ -45,7 +46,8 @@ def of_matrix_product(dtype: str = "float32", rounds: int = 8) -> float:
         rounds: times that the product is computed; the fastest counts.
     """
     for size in (2048, 8192):
-        x = ops.cast(keras.random.normal((size, size)), dtype)
+        # A seed of its own: the global one is a variable that processes share.
+        x = ops.cast(keras.random.normal((size, size), seed=0), dtype)
         best = np.inf
         for _ in range(rounds):
             start = time.perf_counter()
@@ -59,11 +61,14 @@ def of_matrix_product(dtype: str = "float32", rounds: int = 8) -> float:
 def report(per_second: float, dtype: str) -> str:
     """Returns a line of operations a second, and their share of a matrix product's.
 
+    The product is that of one device, times the devices of the run.
+
     Args:
         per_second: speed of training, by the count of `per_token`.
         dtype: policy of the run; a product in its compute dtype is measured now.
     """
     possible = of_matrix_product(keras.dtype_policies.get(dtype).compute_dtype)
+    possible *= distribution.devices()
     return (
         f"{per_second / 1e9:,.0f} GFLOP/s, model FLOP utilisation "
         f"{per_second / possible:.0%} of the {possible / 1e9:,.0f} of a large matrix "

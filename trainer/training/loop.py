@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from trainer import distribution
 from trainer import registry
 from trainer.data import batches
 from trainer.data import dataset
@@ -59,10 +60,15 @@ def train(
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-    lock = (
-        run_folder.lock(run.output_dir) if run.output_dir else contextlib.nullcontext()
-    )
-    with lock, batches.damage_named(data.train):
+    with contextlib.ExitStack() as stack:
+
+        def lock():
+            stack.enter_context(run_folder.lock(str(run.output_dir)))
+
+        if run.output_dir:
+            distribution.from_first(lock)
+        stack.enter_context(distribution.lost_processes_named())
+        stack.enter_context(batches.damage_named(data.train))
         return _train(run, data, on_start, extra_callbacks, on_evaluation)
 
 
@@ -113,12 +119,23 @@ class _Data:
                 "batch_size"
             )
         self.mean_length = split.cells / split.row_count
+        self._share = batches.Share(*distribution.part(), distribution.replicas())
+        rows = self.tokens // self.description.max_length
+        if self.description.packed and rows % self._share.replicas:
+            raise UsageError(
+                f"a batch of {rows} rows ({self.tokens:,} tokens in rows of "
+                f"{self.description.max_length}) cannot be shared out evenly among "
+                f"{self._share.replicas} devices: choose batch_size as a multiple of "
+                f"{self._share.replicas * self.description.max_length}"
+            )
 
     def batches(self, seed, start_step):
         """Returns training batches as `fit` takes them."""
 
         def stream():
-            return batches.training_batches(self.train, self.tokens, seed, start_step)
+            return batches.training_batches(
+                self.train, self.tokens, seed, start_step, self._share
+            )
 
         if keras.backend.backend() != "tensorflow":
             return stream()
@@ -131,7 +148,7 @@ class _Data:
 
 def _train(run, data, on_start, extra_callbacks, on_evaluation):
     model = _start(run, data)
-    if on_start:
+    if on_start and distribution.is_first():
         on_start()
     state = RunState(
         int(model.optimizer.iterations),
@@ -151,19 +168,18 @@ def _train(run, data, on_start, extra_callbacks, on_evaluation):
     interruption = callbacks.Interruption(state)
     parts = [
         interruption,
-        callbacks.Progress(state, run.label),
         callbacks.Evaluations(state, run, model, evaluate, on_evaluation),
     ]
+    if run.dtype == "mixed_float16":
+        parts.append(callbacks.LossScale(state, model.optimizer))
+    if distribution.is_first():
+        parts += _reports(run, state, flops_per_token, 4 * state_scalars)
     if run.output_dir:
+        # Last: a run that goes on from a step has written all else of that step.
         parts.append(callbacks.Checkpoints(state, run, model))
-        if run.profile:
-            parts.append(monitoring.Profile(state, run.output_dir, *run.profile))
-        parts.append(
-            monitoring.Summaries(
-                state, run.output_dir, flops_per_token, 4 * state_scalars
-            )
-        )
-    try:
+    with contextlib.ExitStack() as stack:
+        for part in reversed(parts):
+            stack.callback(part.close)  # each, whatever the others raise
         trained.fit(
             data.batches(run.random_seed, state.step),
             steps_per_epoch=run.train_steps - state.step,
@@ -174,12 +190,9 @@ def _train(run, data, on_start, extra_callbacks, on_evaluation):
                 [*extra_callbacks, state, *parts], add_history=True, model=trained
             ),
         )
-    finally:
-        for part in parts:
-            part.close()
     if state.diverged_at and not interruption.signal:
         rate = float(model.optimizer.learning_rate)
-        raise divergence.error(run, state.diverged_at, rate)
+        raise divergence.error(run, state.diverged_at, state.reason, rate)
     newest = checkpoints.latest(run.output_dir) if run.output_dir else None
     speed = state.timed_steps * data.tokens / (state.seconds or np.inf)
     return Result(
@@ -196,6 +209,24 @@ def _train(run, data, on_start, extra_callbacks, on_evaluation):
     )
 
 
+def _reports(run, state, flops_per_token, state_bytes):
+    """Returns the callbacks that show a run and change nothing."""
+    parts = [callbacks.Progress(state, run.label)]
+    if run.output_dir and run.profile:
+        parts.append(monitoring.Profile(state, run.output_dir, *run.profile))
+    if run.output_dir:
+        parts.append(
+            monitoring.Summaries(
+                state,
+                run.output_dir,
+                flops_per_token,
+                state_bytes,
+                run.save_checkpoints_steps,
+            )
+        )
+    return parts
+
+
 def _start(run, data):
     """Returns the language model to go on with, and begins the folder of the run.
 
@@ -203,16 +234,30 @@ def _start(run, data):
     """
     if not run.output_dir:
         return building.build(run, data.description)
+    newest = distribution.from_first(lambda: _newest(run))
+    # A model is drawn before it is loaded, and processes must draw the same one.
+    keras.utils.set_random_seed(run.random_seed)
+    model = (
+        checkpoints.load(checkpoints.folder(run.output_dir) / newest)
+        if newest
+        else building.build(run, data.description)
+    )
+    if distribution.is_first():
+        vocabulary = dataset.Paths(run.data_dir, run.problem).tokenizer
+        run_folder.begin(run.output_dir, run.identity(), data.description, vocabulary)
+    return model
+
+
+def _newest(run):
+    """Returns the name of the checkpoint that a run goes on from, or None."""
     check_folder(run)
+    checkpoints.clear(run.output_dir)
     newest = checkpoints.latest(run.output_dir)
-    if newest and checkpoints.step_of(newest) >= run.train_steps:
-        step = checkpoints.step_of(newest)
+    if newest is None:
+        return None
+    step = checkpoints.step_of(newest)
+    if step >= run.train_steps:
         raise UsageError(
             f"{newest} is at step {step} already: choose train_steps > {step}"
         )
-    model = (
-        checkpoints.load(newest) if newest else building.build(run, data.description)
-    )
-    vocabulary = dataset.Paths(run.data_dir, run.problem).tokenizer
-    run_folder.begin(run.output_dir, run.identity(), data.description, vocabulary)
-    return model
+    return newest.name

@@ -1,6 +1,9 @@
 """Writes for TensorBoard: scalars of a run, and traces of its profiler."""
 
+import itertools
+import os
 import pathlib
+import socket
 import time
 
 import keras
@@ -8,6 +11,7 @@ from keras import ops
 
 from trainer.errors import UsageError
 from trainer.evaluation.evaluation import exp
+from trainer.files import errors_named
 from trainer.files import write_atomically
 from trainer.training.callbacks import Part
 from trainer.training.run_state import RunState
@@ -25,6 +29,8 @@ class Summaries(Part):
         output_dir: folder of the event files.
         flops_per_token: see `flops.per_token`.
         state_bytes: of the optimizer.
+        sync_frequency: steps of checkpoints. With these, the events of the steps up to
+            them are on the disk: a run that goes on does not write them again.
         frequency: steps.
     """
 
@@ -34,19 +40,24 @@ class Summaries(Part):
         output_dir: str,
         flops_per_token: float,
         state_bytes: int,
+        sync_frequency: int,
         frequency: int = 20,
     ):
         super().__init__(state)
         from tensorboard.compat.proto import event_pb2
         from tensorboard.plugins.scalar import summary_v2
-        from tensorboard.summary.writer import event_file_writer
+        from tensorboard.summary.writer import record_writer
 
         self._make_event = event_pb2.Event
         self._make_scalar = summary_v2.scalar_pb
         _drop_events_after(state.start_step, output_dir)
-        self._writer = event_file_writer.EventFileWriter(str(output_dir))
+        self._path = _new_path(pathlib.Path(output_dir))
+        self._file = open(self._path, "xb")
+        self._writer = record_writer.RecordWriter(self._file)
+        self._add(0, file_version="brain.Event:2")
         self._flops_per_token = flops_per_token
         self._frequency = frequency
+        self._sync_frequency = sync_frequency
         # A TensorBoard that is running has read them: it drops them at this event.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._add(state.start_step + 1, session_log=start)
@@ -54,12 +65,13 @@ class Summaries(Part):
 
     def _add(self, step, **content):
         event = self._make_event(wall_time=time.time(), step=step, **content)
-        self._writer.add_event(event)
+        with errors_named(self._path):
+            self._writer.write(event.SerializeToString())
+            self._writer.flush()
 
     def _scalars(self, values):
         for name, value in values.items():
             self._add(self.state.step, summary=self._make_scalar(name, float(value)))
-        self._writer.flush()
 
     def on_train_begin(self, logs=None):
         self._mark = self.state.step, time.perf_counter()
@@ -73,6 +85,8 @@ class Summaries(Part):
         if state.evaluations and state.evaluations[-1][0] == state.step:
             figures = state.evaluations[-1][1].figures().items()
             self._scalars({f"dev/{name}": value for name, value in figures})
+        if state.is_due(self._sync_frequency) or state.stopping:
+            os.fsync(self._file.fileno())
 
     def _training(self, step, then):
         state, optimizer = self.state, self.model.optimizer
@@ -90,7 +104,17 @@ class Summaries(Part):
         )
 
     def close(self):
-        self._writer.close()
+        self._file.close()
+
+
+_numbers = itertools.count()
+
+
+def _new_path(folder):
+    """Returns the path of an event file, named as TensorBoard's writers name them."""
+    host, number = socket.gethostname(), next(_numbers)
+    name = f"{time.time():010.0f}.{host}.{os.getpid()}.{number}"
+    return folder / f"events.out.tfevents.{name}"
 
 
 def _drop_events_after(step, output_dir):
@@ -113,10 +137,10 @@ def _drop_events_after(step, output_dir):
             continue
 
         def write(partial, kept=kept):
-            writer = record_writer.RecordWriter(open(partial, "wb"))
-            for event in kept:
-                writer.write(event.SerializeToString())
-            writer.close()
+            with open(partial, "wb") as file:
+                writer = record_writer.RecordWriter(file)
+                for event in kept:
+                    writer.write(event.SerializeToString())
 
         write_atomically(path, write)
 

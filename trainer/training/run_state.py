@@ -44,9 +44,11 @@ class RunState(keras.callbacks.Callback):
         evaluations: list of (step, `Evaluation`) of this start.
         diverged_at: first of the steps, up to the last one, whose loss was not
             finite; None where the last loss was finite.
+        reason: why a run that has diverged is ended.
         seconds: inside training steps; the first one, which compiles, is left out
             where there are more.
         timed_steps: steps of these seconds.
+        lag: as given, or as found.
     """
 
     def __init__(
@@ -66,10 +68,11 @@ class RunState(keras.callbacks.Callback):
         self.loss_step = start_step
         self.evaluations: list[tuple[int, Evaluation]] = []
         self.diverged_at: int | None = None
+        self.reason = "loss or weights were not finite"
         self.seconds = 0.0
         self.timed_steps = 0
         self._nonfinite_steps = nonfinite_steps
-        self._lag = int(has_accelerator()) if lag is None else lag
+        self.lag = int(has_accelerator()) if lag is None else lag
         self._unread = collections.deque()  # (step, loss on the device)
 
     def set_model(self, model):
@@ -83,7 +86,7 @@ class RunState(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
         self._unread.append((self.step, (logs or {})["loss"]))
-        self._read(0 if self.step == self.train_steps else self._lag)
+        self._read(0 if self.step == self.train_steps else self.lag)
         if self.step > self.start_step + 1 or self.train_steps == self.step:
             self.seconds += time.perf_counter() - self._began
             self.timed_steps += 1
@@ -113,9 +116,14 @@ class RunState(keras.callbacks.Callback):
         """Ends training after this step."""
         self._trained.stop_training = True
 
-    def diverge(self) -> None:
-        """Ends training: this step left weights that are not finite or give no loss."""
+    def diverge(self, reason: str | None = None) -> None:
+        """Ends training: this step left weights that are not finite or give no loss.
+
+        Args:
+            reason: another one, for the error.
+        """
         self.diverged_at = self.diverged_at or self.step
+        self.reason = reason or self.reason
         self.stop()
 
     def sync(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from trainer import registry
 from trainer.errors import UsageError
+from trainer.errors import unknown
 from trainer.hparams import HParams
 
 if TYPE_CHECKING:  # it imports Keras
@@ -65,7 +66,7 @@ def parse_ranges(text: str) -> dict[str, Range]:
     for item in filter(None, text.split(",")):
         name, separator, values = item.partition("=")
         if name not in types:
-            raise UsageError(f"unknown hparam {name!r}. Known: {', '.join(types)}")
+            raise unknown("hparam", name, types)
         try:
             if not separator or not values:
                 raise ValueError
@@ -96,6 +97,27 @@ def _parse_range(text, kind):
     ):
         raise ValueError
     return Range(low=low, high=high, log=bool(log))
+
+
+@contextlib.contextmanager
+def storage_errors(path: str | pathlib.Path) -> Iterator[None]:
+    """Makes one line of the errors of a study's file: damaged, or on a full disk.
+
+    Raises:
+        UsageError: see above.
+    """
+    import optuna
+    import sqlalchemy
+
+    database = sqlalchemy.exc.DatabaseError
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, database) as error:
+        cause = error if isinstance(error, database) else error.__cause__
+        raise UsageError(
+            f"{path}: {getattr(cause, 'orig', error)}. The trials that have ended are "
+            "in it, if it is whole: mend that, and the same command goes on"
+        ) from error
 
 
 def create_study(path: str | pathlib.Path, name: str, seed: int = 0):

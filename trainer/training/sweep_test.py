@@ -42,7 +42,10 @@ def test_ranges():
         ("weight_decay=0:inf", "LOW below HIGH"),
         ("weight_decay=nan:1", "LOW below HIGH"),
         ("optimizer=a:b", "of str values"),
-        ("weight_decay=0:1,optimizer=et2|adm", "unknown optimizer 'adm'. Known: "),
+        (
+            "weight_decay=0:1,optimizer=et2|adm",
+            r"unknown optimizer 'adm'\. Did you mean adam\? Known: ",
+        ),
         ("learning_rate_schedule=no", "unknown schedule 'no'. Known: "),
     ],
 )

@@ -1,0 +1,102 @@
+"""Runs over eight devices: weights, figures and checkpoints of one device (JAX)."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from conftest import PROBLEM
+from trainer import distribution
+from trainer import registry
+from trainer.data import datagen
+from trainer.data import dataset
+from trainer.errors import UsageError
+from trainer.evaluation import evaluation
+from trainer.hparams import HParams
+from trainer.runs import checkpoints
+from trainer.runs import trained_model
+from trainer.training import loop
+from trainer.training.run import Run
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="keras.distribution is for JAX"
+)
+
+HPARAMS = HParams(
+    num_hidden_layers=2,
+    hidden_size=32,
+    filter_size=64,
+    num_heads=4,
+    batch_size=512,
+    learning_rate_warmup_steps=100,
+    attention_dropout=0.0,
+    relu_dropout=0.0,
+    clip_grad_norm=0.1,
+    ema_momentum=0.9,
+)
+
+
+@pytest.fixture
+def spread():
+    """Returns a function of a strategy and its devices; None is one device."""
+
+    def begin(strategy, devices=None):
+        keras.distribution.set_distribution(None)
+        distribution.spread(
+            strategy or "none", "transformer_lm", HPARAMS, 2000, devices
+        )
+
+    yield begin
+    keras.distribution.set_distribution(None)
+
+
+def run(data_dir, output_dir=None, steps=6, problem=PROBLEM, **changes):
+    hparams = dataclasses.replace(HPARAMS, **changes)
+    return Run(problem, str(data_dir), hparams, steps, output_dir and str(output_dir))
+
+
+def assert_same(found, expected):
+    for a, b in zip(found.model.weights, expected.model.weights):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-5)
+    pair = [r.evaluations[-1][1] for r in (found, expected)]
+    assert pair[0].nats == pytest.approx(pair[1].nats, rel=1e-5)
+    assert dataclasses.replace(pair[0], nats=0.0, correct=0) == dataclasses.replace(
+        pair[1], nats=0.0, correct=0
+    )
+
+
+@pytest.mark.parametrize("strategy, devices", [("data", None), ("model", 4)])
+def test_a_run_in_two_topologies_is_the_run_on_one_device(
+    data_dir, tmp_path, spread, strategy, devices
+):
+    """The first half on eight devices, the second on one, and either is evaluated."""
+    whole = loop.train(run(data_dir))
+    spread(strategy, devices)
+    half = loop.train(run(data_dir, tmp_path, 3))
+    spread(None)
+    assert_same(loop.train(run(data_dir, tmp_path)), whole)
+    path = checkpoints.folder(tmp_path) / "model-3.keras"
+    loaded = trained_model.load(tmp_path, path)
+    description = loaded.check_data(data_dir)
+    found = evaluation.evaluate_model(loaded.model, data_dir, description, "dev", 96)
+    assert found.tokens == half.evaluations[-1][1].tokens
+    assert found.nats == pytest.approx(half.evaluations[-1][1].nats, rel=1e-5)
+
+
+def test_rows_of_many_lengths_are_filled_up(data_dir, tmp_path, spread):
+    """512 tokens are 21 rows of 24: three empty ones make them 24 for 8 devices."""
+    problem = registry.problems.get("languagemodel_lm1b2k")
+    datagen.generate(problem, data_dir / "text", tmp_path, max_length=32)
+    settings = run(tmp_path, problem=problem.name)
+    whole = loop.train(settings)
+    spread("data")
+    assert_same(loop.train(settings), whole)
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(data_dir, tmp_path, spread):
+    spread("data")
+    with pytest.raises(UsageError, match="a batch of 15 rows .* a multiple of 256"):
+        loop.train(run(data_dir, tmp_path / "run", batch_size=15 * 32))
+    assert not (tmp_path / "run").exists()
+    assert dataset.load_description(data_dir, PROBLEM).max_length == 32
