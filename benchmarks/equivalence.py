@@ -69,8 +69,11 @@ def train(options, optimizer, dtype, variant):
         local_eval_frequency=options.steps,
         eval_steps=1,
     )
-    model = loop.train(run).model
-    return np.concatenate([np.asarray(v).ravel() for v in model.trainable_variables])
+    result = loop.train(run)
+    if result.interrupted_by:
+        raise KeyboardInterrupt
+    variables = result.model.trainable_variables
+    return np.concatenate([np.asarray(v).ravel() for v in variables])
 
 
 def work(options):

@@ -43,7 +43,7 @@ def start(arguments, processes=2):
 
 def ended(processes):
     """Returns (status, standard output, standard error) of each."""
-    found = [process.communicate(timeout=120) for process in processes]
+    found = [process.communicate(timeout=600) for process in processes]
     return [(p.returncode, *texts) for p, texts in zip(processes, found)]
 
 

@@ -42,7 +42,7 @@ def start_and_wait_for(path, arguments):
 
 def wait_for(path, process):
     """Waits until a process has written a file."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not path.exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < end, f"{path} does not appear"
