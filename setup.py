@@ -1,10 +1,12 @@
 """Package definition. The Makefile installs it with the extras a machine needs."""
 
 import pathlib
+import re
 
 import setuptools
 from setuptools.command.build_py import build_py
 
+ROOT = pathlib.Path(__file__).parent
 BINARIES = ("datagen", "trainer", "avg", "eval", "decoder", "exporter", "sweep", "plan")
 
 
@@ -13,17 +15,34 @@ class BuildWithoutTests(build_py):
 
     def find_package_modules(self, package, package_dir):
         modules = super().find_package_modules(package, package_dir)
-        return [m for m in modules if not m[1].endswith("_test")]
+        return [m for m in modules if not m[1].endswith(("_test", "conftest"))]
+
+
+def version():
+    """Returns the version, which stands in the package: nothing is imported."""
+    text = (ROOT / "extreme_tensoring_tf" / "__init__.py").read_text("utf-8")
+    return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)[1]
 
 
 setuptools.setup(
     name="extreme-tensoring-tf",
-    version="0.1.0",
+    version=version(),
     description="Adaptive optimizers for Keras at the memory of SGD, and a "
     "language-model trainer that proves them.",
-    long_description=pathlib.Path(__file__).with_name("README.md").read_text("utf-8"),
+    long_description=(ROOT / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    keywords=["keras", "tensorflow", "jax", "optimizer", "memory"],
     python_requires=">=3.11",
     packages=setuptools.find_packages(
         include=["extreme_tensoring_tf*", "trainer*"],
@@ -32,8 +51,11 @@ setuptools.setup(
     package_data={"extreme_tensoring_tf": ["py.typed"], "trainer": ["py.typed"]},
     cmdclass={"build_py": BuildWithoutTests},
     # The optimizer's. Keras brings its own, and the backend is an extra. This Keras is
-    # the oldest that TensorFlow 2.21 takes; `make test-keras` runs the tests with it.
-    install_requires=["keras>=3.12.0", "numpy>=1.26"],
+    # the oldest that TensorFlow 2.21 takes. Private methods of Keras are overridden
+    # (`grouped_optimizer.KERAS_PRIVATES`): a test says which one a new Keras lacks. The
+    # next major version may lack them all. `make test-install` runs the tests with the
+    # lowest versions and with the newest.
+    install_requires=["keras>=3.12.0,<4", "numpy>=1.26"],
     extras_require={
         "trainer": [
             "absl-py>=2.3",
@@ -76,6 +98,7 @@ setuptools.setup(
             "transformers>=4.50",  # galore-torch and apollo-torch import it
         ],
         "test": [
+            "coverage>=7.10",  # measures processes that tests start
             "hypothesis>=6.100",
             "import-linter>=2.5",
             "ipykernel>=6.29",  # executes the notebook
@@ -86,6 +109,8 @@ setuptools.setup(
             "pytest-xdist>=3.6",
             "ruff>=0.14",
             "sybil>=9",  # runs the code of README and docs
+            "tox>=4.21",
+            "tox-uv>=1.25",
         ],
         # `make docs`, and the test that the site builds.
         "docs": [
@@ -93,6 +118,8 @@ setuptools.setup(
             "mkdocs-material>=9.6",
             "mkdocstrings[python]>=1.0",
         ],
+        # `make mutation`, on Keras' NumPy backend, which imports JAX.
+        "mutation": ["mutmut>=3.8"],
         "examples": ["fastapi>=0.115", "uvicorn>=0.30"],
         "bench": ["psutil>=5.9"],
         # Wheels that `make gpu-kit` brings to a machine with JAX and no network: the

@@ -34,6 +34,11 @@ DATA = {
     "//:conftest": ["//testdata:corpus"],
     "//examples:notebook_test": ["language_model.ipynb"],
 }
+# Label -> tags of Bazel's.
+TAGS = {
+    # It resets the peak of its memory, a write to /proc.
+    "//extreme_tensoring_tf:memory_test": ["no-sandbox"],
+}
 # What only tests may depend on: folders and labels.
 TEST_ONLY = {"//:conftest", "//extreme_tensoring_tf:conftest", "//testdata"}
 # Folder -> what its BUILD file has besides the targets of sources.
@@ -194,6 +199,7 @@ def _target_text(file, root):
         ("testonly", "True" if rule != "pytest_test" and _test_only(own) else ""),
         ("srcs", _list([f'"{file.name}"'])),
         ("data", _list([f'"{item}"' for item in DATA.get(own, ())])),
+        ("tags", _list([f'"{tag}"' for tag in TAGS.get(own, ())])),
         ("deps", _list(_deps(deps))),
     ]
     lines = "".join(f"    {field} = {value},\n" for field, value in fields if value)

@@ -6,7 +6,7 @@ from extreme_tensoring_tf.schedules import InverseSqrtSchedule
 from extreme_tensoring_tf.tensor_index import tensor_index
 from extreme_tensoring_tf.trace_ratio import TraceRatio
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ExtremeTensoring",

@@ -31,6 +31,7 @@ from extreme_tensoring_tf.tensor_index import tensor_index
 from extreme_tensoring_tf.tensor_rules import index_from_dims
 
 BYTES = 4  # a float32 scalar
+ROUNDING = 1e-12  # nats an entry; less explains nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,11 +133,12 @@ def _ladder(n, entries, share):
     next step is taking the best of all: the upper hull of gain over scalars.
     """
     rungs = {}
-    level = 1
+    level, before = 1, None
     while n > 1:
         dims = tensor_index((n,), level)
-        if sum(dims) in rungs:
+        if sum(dims) == before:  # nor does a further level take less
             break
+        before = sum(dims)
         # Flat dims say how the axis is padded only if the padding is outermost.
         if math.prod(dims) - n < math.prod(dims[1:]):
             rungs[sum(dims)] = dims
@@ -146,7 +148,7 @@ def _ladder(n, entries, share):
         point = (scalars, entries * _explained(n, dims, share), dims)
         while len(hull) > 1 and _slope(hull[-1], point) > _slope(hull[-2], hull[-1]):
             hull.pop()
-        if point[1] > hull[-1][1]:
+        if point[1] > hull[-1][1] + entries * ROUNDING:
             hull.append(point)
     return [
         Refinement(

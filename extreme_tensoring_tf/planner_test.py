@@ -1,8 +1,11 @@
+import itertools
+
 import keras
 import numpy as np
 import pytest
 
 from extreme_tensoring_tf import ExtremeTensoring
+from extreme_tensoring_tf import tensor_index
 from extreme_tensoring_tf.planner import plan
 from extreme_tensoring_tf.tensor_rules import resolve
 
@@ -79,6 +82,116 @@ def test_gain_is_the_fall_in_divergence():
     ]
     assert all(a >= b - 1e-12 for a, b in zip(found, found[1:]))
     assert found[-1] < 0.7 * found[0]
+
+
+PLANNED = [("a", (12, 15)), ("b", (30,)), ("c", (1, 20)), ("d", (2, 9))]
+
+
+def uneven_gradients():
+    """Heavy-tailed, each with slices that are zero."""
+    rng = np.random.default_rng(3)
+    gradients = []
+    for _, shape in PLANNED:
+        g = rng.normal(size=shape) * rng.gamma(0.2, size=shape[:-1] + (1,))
+        g = g * rng.gamma(0.2, size=shape[-1:])
+        g[..., 3] = 0
+        gradients.append(g)
+    return gradients
+
+
+def explained(p, dims):
+    """ln(n) + sum_j p_j ln(q_j), by the coordinates of every index."""
+    if not dims:
+        return 0.0
+    places = np.unravel_index(np.arange(len(p)), dims)
+    q = np.ones(len(p))
+    for place, n in zip(places, dims):
+        q *= np.bincount(place, p, minlength=n)[place]
+    return np.log(len(p)) + np.sum(p[p > 0] * np.log(q[p > 0]))
+
+
+def options(gradients):
+    """Per axis of every variable its (scalars, gain, dims), the coarsest first."""
+    found = []
+    for v, (_, shape) in enumerate(PLANNED):
+        for axis, n in enumerate(shape):
+            dims = {}  # by their sum, the coarser first
+            for level in range(1, 5) if n > 1 else ():
+                dims.setdefault(sum(d := tensor_index((n,), level)), d)
+            own = [(0, 0.0, ())]
+            for _, d in sorted(dims.items()):
+                if gradients is None:
+                    gain = np.log(1 + sum(d))
+                else:
+                    squares = gradients[v] ** 2
+                    others = tuple(a for a in range(len(shape)) if a != axis)
+                    gain = explained(squares.sum(axis=others) / squares.sum(), d)
+                own.append((sum(d), np.prod(shape) * gain, d))
+            found.append((v, own))
+    return found
+
+
+def hull_of_the_best(found):
+    """The choices of one option an axis that are at vertices of the upper hull of
+    gain over scalars, among all choices there are."""
+    best = {}
+    for choice in itertools.product(*(own for _, own in found)):
+        scalars, gain = sum(c[0] for c in choice), sum(c[1] for c in choice)
+        if scalars not in best or gain > best[scalars][0] + 1e-9:
+            best[scalars] = gain, choice
+    hull = []
+    for scalars, (gain, choice) in sorted(best.items()):
+        while len(hull) > 1 and (gain - hull[-1][1]) * (hull[-1][0] - hull[-2][0]) > (
+            hull[-1][1] - hull[-2][1]
+        ) * (scalars - hull[-1][0]):
+            hull.pop()
+        if not hull or gain > hull[-1][1] + 1e-9:
+            hull.append((scalars, gain, choice))
+    return [choice for _, _, choice in hull]
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_is_the_best_of_all_choices(measured):
+    """By trying them all, at every budget that the best choice spends to the end."""
+    gradients = uneven_gradients() if measured else None
+    found = options(gradients)
+    choices = hull_of_the_best(found)
+    assert len(choices) > 6
+    for choice in choices:
+        expected = {path: [] for path, _ in PLANNED}
+        for (v, _), (_, _, dims) in zip(found, choice):
+            entry = list(dims) if len(dims) > 1 else (dims or (1,))[0]
+            expected[PLANNED[v][0]].append(entry)
+        rules = {f"^{path}$": dims for path, dims in expected.items()}
+        budget = 4 * state(rules, PLANNED)
+        assert plan(PLANNED, budget, gradients) == rules
+        assert plan(PLANNED, budget + 3, gradients) == rules
+
+
+def test_batches_count_alike_and_in_float64():
+    rng = np.random.default_rng(5)
+    batches = [rng.normal(size=(16, 24)) * s for s in (1.0, 7.0)]
+    batches[0][:4] *= 50
+    whole = np.sqrt(sum(b**2 for b in batches))
+    for budget in (40, 80, 160):
+        expected = plan([("k", (16, 24))], budget, [whole])
+        assert plan([("k", (16, 24))], budget, [batches]) == expected
+        assert plan([("k", (16, 24))], budget, [batches[::-1]]) == expected
+    half = (whole / whole.max() * 60_000).astype("float16")  # its square is no float16
+    same = plan([("k", (16, 24))], 80, [half.astype("float64")])
+    assert plan([("k", (16, 24))], 80, [half]) == same
+
+
+def test_what_has_no_gradient_keeps_one_scalar():
+    rules = plan([("k", (16, 24)), ("b", (8,))], 4000, [np.zeros((16, 24)), np.ones(8)])
+    assert rules == {"^k$": [1, 1], "^b$": [1]}
+
+
+def test_an_axis_that_is_padded_inside_is_not_offered():
+    """Flat dims of 307 at level 3, (17, 4, 5), do not say that 19 of 20 are used."""
+    for budget in range(4, 400, 12):
+        (dims,) = plan([("b", (307,))], budget).values()
+        assert dims in ([1], [[17, 19]], [307])
 
 
 def test_orthogonalized_variables_take_nothing_of_the_budget():

@@ -7,6 +7,7 @@ from keras import ops
 
 from extreme_tensoring_tf import ExtremeTensoring
 from extreme_tensoring_tf import preconditioner
+from extreme_tensoring_tf.matrix_view import MatrixView
 from extreme_tensoring_tf.tensor_index import index_from_level
 from extreme_tensoring_tf.tensor_rules import index_from_dims
 from extreme_tensoring_tf.testing.naive_reference import NaiveExtremeTensoring
@@ -214,6 +215,41 @@ def test_some_rows_are_a_matrix_that_is_zero_elsewhere(dims):
             np.broadcast_to(entries(all_of_them), whole.shape)[:, ids],
             rtol=1e-5,
         )
+
+
+@pytest.mark.parametrize("dims", ["inf", 1, 2, (1, 12), (19, 1)])
+def test_sums_of_a_stack_are_those_of_its_variables(dims):
+    """Two variables and one, summed in float32 where they are halves."""
+    index = index_from_dims((19, 12), dims)
+    rng = np.random.default_rng(0)
+    whole = rng.normal(size=(3, 19, 12)).astype("float16")
+    stacks = [ops.convert_to_tensor(part) for part in (whole[:2], whole[2:])]
+    sums = value(preconditioner.squared_sums(stacks, index, dtype="float32"))
+    assert sums.dtype == "float32" and sums.shape == (3, index.state_size)
+    for found, g in zip(sums, whole.astype("float32")):
+        alone = [ops.convert_to_tensor(g[None])]
+        expected = value(preconditioner.squared_sums(alone, index))[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        total = preconditioner.squared_norms(ops.convert_to_tensor(found[None]), index)
+        np.testing.assert_allclose(value(total), [np.sum(g**2)], rtol=1e-5)
+
+
+def test_squared_norms_of_matrices_without_statistics():
+    view = MatrixView((4, 6))
+    sums = ops.convert_to_tensor(np.array([[3.0], [5.0]], "float32"))
+    np.testing.assert_array_equal(
+        value(preconditioner.squared_norms(sums, view)), [3.0, 5.0]
+    )
+
+
+@pytest.mark.parametrize("form", ["geometric_mean_logs", "rank_one_logs"])
+def test_slices_that_have_been_zero_have_a_factor_of_zero(form):
+    statistics = ops.convert_to_tensor(np.array([[0.0, 4.0]], "float32"))
+    logs = getattr(preconditioner, form)(statistics, 1.0, 1e-30, 4)
+    factors = value(ops.exp(logs))[0]
+    assert factors[0] == 0
+    power = -0.5 / (4 if form == "geometric_mean_logs" else 1)
+    np.testing.assert_allclose(factors[1], 4.0**power, rtol=1e-6)
 
 
 def value(x):

@@ -32,6 +32,10 @@ TABLE = [
     ((1, 512), 1, (512,), 512),
     ((1, 1), 3, (1,), 1),
     ((7,), 3, (7,), 7),
+    # 1 + 17 is twice 4 + 5, and no more: not padded; 1 + 37 is more than twice 6 + 7
+    ((17,), 2, (17,), 17),
+    ((355,), 2, (5, 71), 76),
+    ((37,), 2, (6, 7), 13),
 ]
 
 
@@ -39,6 +43,25 @@ TABLE = [
 def test_table(shape, level, dims, size):
     assert tensor_index(shape, level) == dims
     assert index_from_level(shape, level).state_size == size
+
+
+@pytest.mark.parametrize(
+    "shape, level, view, labels",
+    [
+        ((), 2, (1, 1), ("all",)),
+        ((1, 1), 2, (1, 1), ("all",)),
+        ((6, 10), "inf", (6, 10), ("all",)),
+        ((6, 10), 1, (6, 10), ("axis0", "axis1")),
+        ((5, 12), 2, (5, 12), ("axis0", "axis1_part0", "axis1_part1")),
+        ((12,), 2, (3, 4), ("axis0_part0", "axis0_part1")),
+    ],
+)
+def test_view_and_labels(shape, level, view, labels):
+    index = index_from_level(shape, level)
+    assert index.view == view
+    assert index.labels == labels
+    kept = index.rows.dims + index.cols.dims
+    assert kept == (() if labels == ("all",) else index.dims)
 
 
 @pytest.mark.parametrize("level", [0, -1, 1.5, True, "two", None])
