@@ -40,8 +40,10 @@ JSON = st.recursive(
     | st.integers(-(10**30), 10**30)
     | st.floats()
     | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=8,
 )
 NUMBERS = st.sampled_from(

@@ -160,9 +160,9 @@ def errors_named(
             error.filename = str(path)
         if error.errno in _NO_SPACE:
             with contextlib.suppress(OSError):
-                free = shutil.disk_usage(path.parent).free / 1e6
-                takes = f"it takes {needed() / 1e6:,.3f} MB, " if needed else ""
-                error.strerror = f"{error.strerror}: {takes}{free:,.3f} MB are free"
+                free = shutil.disk_usage(path.parent).free
+                takes = f"it takes {needed():,.0f} bytes, " if needed else ""
+                error.strerror = f"{error.strerror}: {takes}{free:,} are free"
         raise
 
 
