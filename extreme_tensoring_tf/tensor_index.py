@@ -10,6 +10,8 @@ import functools
 import math
 import numbers
 
+_LARGEST = 2**40  # of an axis: that of a prime is divided by all up to its root
+
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
@@ -112,9 +114,9 @@ def check_level(level) -> int | str:
 def check_shape(shape) -> tuple[int, ...]:
     """Returns a shape of positive integers, or raises a ValueError."""
     shape = tuple(shape)
-    if any(isinstance(n, bool) or int(n) != n or n < 1 for n in shape):
+    if any(isinstance(n, bool) or not 1 <= n < _LARGEST or n % 1 for n in shape):
         raise ValueError(
-            "A tensor index needs a shape of positive integers. "
+            "A tensor index needs a shape of positive integers below 2**40. "
             f"Received: shape={shape}"
         )
     return tuple(int(n) for n in shape)

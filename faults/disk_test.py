@@ -75,8 +75,8 @@ def one_line(arguments, *parts):
 def free_is_named(line):
     """Checks the words of a full disk: what is needed and what is there."""
     assert "No space left on device: it takes " in line
-    needed, free = line.split("it takes ")[1].split(" MB are free")[0].split(" MB, ")
-    assert 0 <= float(free.replace(",", "")) < float(needed.replace(",", ""))
+    needed, free = line.split("it takes ")[1].split(" are free")[0].split(" bytes, ")
+    assert 0 <= int(free.replace(",", "")) < int(needed.replace(",", ""))
 
 
 def files(folder):

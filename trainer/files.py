@@ -160,9 +160,9 @@ def errors_named(
             error.filename = str(path)
         if error.errno in _NO_SPACE:
             with contextlib.suppress(OSError):
-                free = shutil.disk_usage(path.parent).free / 1e6
-                takes = f"it takes {needed() / 1e6:,.3f} MB, " if needed else ""
-                error.strerror = f"{error.strerror}: {takes}{free:,.3f} MB are free"
+                free = shutil.disk_usage(path.parent).free
+                takes = f"it takes {needed():,.0f} bytes, " if needed else ""
+                error.strerror = f"{error.strerror}: {takes}{free:,} are free"
         raise
 
 
@@ -190,7 +190,7 @@ def system_errors(path: pathlib.Path, *kinds: type[Exception]) -> Iterator[None]
 
 
 @contextlib.contextmanager
-def lock(path: pathlib.Path, busy: str) -> Iterator[None]:
+def lock(path: pathlib.Path, busy: str | None) -> Iterator[None]:
     """Holds a file that tells other processes to stay away, for a block.
 
     The lock goes with the process, however that ends; after a kill the file stays and
@@ -198,16 +198,16 @@ def lock(path: pathlib.Path, busy: str) -> Iterator[None]:
 
     Args:
         path: of the file, in a folder that is there.
-        busy: text of the error.
+        busy: text of the error; None: waits.
 
     Raises:
-        UsageError: another process holds it.
+        UsageError: another process holds it, and there is a text.
     """
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open(path, "w"))
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
             except BlockingIOError:
                 raise UsageError(busy) from None
             if _is_still(path, file):

@@ -16,4 +16,7 @@ class Bytes(int):
         match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([KMG]?B?)", str(size).strip().upper())
         if not match or match.group(2) not in _UNITS:
             raise ValueError(f"{size} is not a size such as 4096, 64KB or 1.5MB")
-        return super().__new__(cls, float(match.group(1)) * _UNITS[match.group(2)])
+        count = float(match.group(1)) * _UNITS[match.group(2)]
+        if count >= 2**63:
+            raise ValueError(f"{size} is not a size such as 4096, 64KB or 1.5MB")
+        return super().__new__(cls, count)

@@ -165,8 +165,14 @@ def read_description(
     fields = read_json(path, remedy)
     try:
         splits = {name: split_of(value) for name, value in fields["splits"].items()}
-        return Description(**fields | {"splits": splits})
-    except (AttributeError, KeyError, TypeError, ValueError):
+        found = Description(**fields | {"splits": splits})
+        for name in (found.problem, found.tokenizer_sha256, *splits):
+            _check(name, str)
+        _check(found.packed, bool)
+        for size in (found.vocab_size, found.max_length):
+            _check(size, int, least=1)
+        return found
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         raise UsageError(
             f"{path} is damaged (it describes no data set): {remedy}"
         ) from None
@@ -184,4 +190,13 @@ def split_of(fields: dict) -> Split:
         for name, value in fields.items()
         if name in ("rows", "ends")
     }
-    return Split(**fields | maps)
+    split = Split(**fields | maps)
+    counts = (split.sentences, split.words, split.tokens, split.bytes)
+    for count in (*counts, *split.rows, *split.rows.values()):
+        _check(count, int)
+    return split
+
+
+def _check(value, kind, least=0):
+    if type(value) is not kind or (kind is int and value < least):
+        raise TypeError

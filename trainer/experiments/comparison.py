@@ -65,14 +65,14 @@ class Comparison:
             trial.set_user_attr("result", record)
             return record["loss"]
 
-        study = sweep.create_study(
-            self._output_dir / "sweep.db", f"{name} {sorted(self._settings.items())}"
-        )
+        path = self._output_dir / "sweep.db"
+        study_name = f"{name} {sorted(self._settings.items())}"
         count = self._scale.trials
         powers = sorted(range(-(count // 2), count - count // 2), key=abs)
         while True:
             first = [{"power": power} for power in powers]
-            sweep.optimize(study, objective, len(powers), first=first)
+            study = sweep.create_study(path, study_name, first=first)
+            sweep.optimize(study, objective, len(powers))
             best = sweep.best_trial(study)
             power = best.params["power"]
             if len(powers) >= 2 * count or min(powers) < power < max(powers):

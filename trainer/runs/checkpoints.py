@@ -221,9 +221,11 @@ def load(path: str | pathlib.Path) -> Any:
             f"{path} cannot be loaded: {unknown[0] if unknown else error}. Import the "
             "module that registers it first: with --usr_dir, for one"
         ) from None
-    except (ValueError, OSError) as error:
+    except Exception as error:  # whatever a library makes of a file of anything
         reason = str(error).strip().partition("\n")[0]
-        raise UsageError(f"{path} cannot be loaded as a checkpoint: {reason}") from None
+        raise UsageError(
+            f"{path} cannot be loaded as a checkpoint: {reason}"
+        ) from error
     _check_finite(model, path)
     return model
 

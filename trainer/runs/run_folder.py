@@ -196,8 +196,12 @@ def read_config(output_dir: str | pathlib.Path) -> dict:
     config = files.read_json(path, _REMEDY)
     try:
         hparams = dataclasses.asdict(HParams()) | config["hparams"]
+        known = {name: hparams[name] for name in HParams.__dataclass_fields__}
+        HParams(**known)  # of its types, and within its bounds
+        if not all(isinstance(config[name], str) for name in ("problem", "model")):
+            raise TypeError
         return config | {"hparams": hparams}
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, UsageError):
         raise UsageError(f"{path} is damaged: {_REMEDY}") from None
 
 

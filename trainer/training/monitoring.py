@@ -104,7 +104,8 @@ class Summaries(Part):
         )
 
     def close(self):
-        self._file.close()
+        with errors_named(self._path):  # it writes what is left
+            self._file.close()
 
 
 _numbers = itertools.count()

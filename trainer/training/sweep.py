@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
+from trainer import files
 from trainer import registry
 from trainer.errors import UsageError
 from trainer.errors import unknown
@@ -120,15 +121,20 @@ def storage_errors(path: str | pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def create_study(path: str | pathlib.Path, name: str, seed: int = 0):
+def create_study(
+    path: str | pathlib.Path, name: str, seed: int = 0, first: Sequence[dict] = ()
+):
     """Returns the Optuna study of a name in an SQLite file; a new one if none is there.
 
     Args:
         path: of the file.
         name: of the study.
         seed: of the search.
+        first: values to try first, {hparam: value} each, also after an interruption.
     """
     import optuna
+
+    path = pathlib.Path(path)
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
@@ -140,21 +146,29 @@ def create_study(path: str | pathlib.Path, name: str, seed: int = 0):
             heartbeat_stale_trial_callback=retry,
             engine_kwargs={"connect_args": {"timeout": 60}},
         )
-    return optuna.create_study(
-        storage=storage,
-        study_name=name,
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=3),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
-        direction="minimize",
-        load_if_exists=True,
-    )
+    # Workers that start at the same time: the first one makes the study and its trials.
+    with files.lock(path.with_name(f"{path.name}.lock"), busy=None):
+        study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=3),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
+            direction="minimize",
+            load_if_exists=True,
+        )
+        # A trial that was interrupted left nothing: its values are to be tried again.
+        kept = [t for t in study.trials if t.state != optuna.trial.TrialState.FAIL]
+        tried = [trial.system_attrs.get("fixed_params") for trial in kept]
+        for values in first:
+            if values not in tried:
+                study.enqueue_trial(values)
+    return study
 
 
 def optimize(
     study,
     objective: Callable[[Any], float],
     trials: int,
-    first: Sequence[dict] = (),
     report: Callable[[Any], object] | None = None,
 ) -> None:
     """Runs trials until the study has `trials` that ended, pruned ones counted.
@@ -163,18 +177,11 @@ def optimize(
         study: of `create_study`.
         objective: takes a trial, returns the value to minimize.
         trials: number of them all, those of other workers and earlier calls counted.
-        first: values to try first, {hparam: value} each, also after an interruption.
         report: None, or called with each `optuna.trial.FrozenTrial` that ends.
     """
     import optuna
 
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    # A trial that was interrupted left nothing: its values are to be tried again.
-    kept = [t for t in study.trials if t.state != optuna.trial.TrialState.FAIL]
-    tried = [trial.system_attrs.get("fixed_params") for trial in kept]
-    for values in first:
-        if values not in tried:
-            study.enqueue_trial(values)
 
     def count():
         return sum(trial.state in ended for trial in study.trials)

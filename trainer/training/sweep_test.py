@@ -61,11 +61,11 @@ def test_a_study_finds_the_better_rate_and_goes_on(data_dir, tmp_path):
     ended = []
 
     def study():
-        return sweep.create_study(tmp_path / "sweep.db", "rates")
+        return sweep.create_study(tmp_path / "sweep.db", "rates", first=first)
 
     rates = sweep.training_objective(run, ranges)
-    sweep.optimize(study(), rates, trials=1, first=first, report=ended.append)
-    sweep.optimize(study(), rates, trials=2, first=first, report=ended.append)
+    sweep.optimize(study(), rates, trials=1, report=ended.append)
+    sweep.optimize(study(), rates, trials=2, report=ended.append)
     sweep.optimize(study(), rates, trials=2, report=ended.append)  # all done
     assert [trial.params for trial in ended] == first
     best = study().best_trial
@@ -80,8 +80,8 @@ def test_an_interrupted_first_trial_is_tried_again(tmp_path):
     first = [{"x": 1.0}, {"x": 2.0}, {"x": 3.0}]
 
     def optimize(objective):
-        study = sweep.create_study(tmp_path / "sweep.db", "interrupted")
-        sweep.optimize(study, objective, trials=3, first=first)
+        study = sweep.create_study(tmp_path / "sweep.db", "interrupted", first=first)
+        sweep.optimize(study, objective, trials=3)
         return study
 
     def interrupted(trial):
