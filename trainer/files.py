@@ -32,7 +32,7 @@ def write_atomically(
         write: function of the path to write to.
         size: bytes of the file, for the error of a full disk; None: not known.
     """
-    with removed_on_failure(path, size and (lambda: size)):
+    with removed_on_failure(path, None if size is None else lambda: size):
         write(partial_path(path))
         finish(path)
 

@@ -17,6 +17,7 @@ ends, see `encoding.Counts`, then the token ids.
 import dataclasses
 import pathlib
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -185,7 +186,7 @@ def write_description(path: pathlib.Path, description: Description):
 
 def split_of(fields: dict) -> Split:
     """Returns the `Split` of JSON fields, in which lengths are strings."""
-    maps = {
+    maps: dict[str, Any] = {
         name: {int(length): int(number) for length, number in value.items()}
         for name, value in fields.items()
         if name in ("rows", "ends")

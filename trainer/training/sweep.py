@@ -108,9 +108,9 @@ def storage_errors(path: str | pathlib.Path) -> Iterator[None]:
         UsageError: see above.
     """
     import optuna
-    import sqlalchemy
+    from sqlalchemy import exc
 
-    database = sqlalchemy.exc.DatabaseError
+    database = exc.DatabaseError
     try:
         yield
     except (optuna.exceptions.StorageInternalError, database) as error:
