@@ -198,7 +198,9 @@ def read_config(output_dir: str | pathlib.Path) -> dict:
         hparams = dataclasses.asdict(HParams()) | config["hparams"]
         known = {name: hparams[name] for name in HParams.__dataclass_fields__}
         HParams(**known)  # of its types, and within its bounds
-        if not all(isinstance(config[name], str) for name in ("problem", "model")):
+        if not all(
+            isinstance(config.get(name, ""), str) for name in ("problem", "model")
+        ):
             raise TypeError
         return config | {"hparams": hparams}
     except (KeyError, TypeError, UsageError):
