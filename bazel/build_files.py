@@ -34,11 +34,8 @@ DATA = {
     "//:conftest": ["//testdata:corpus"],
     "//examples:notebook_test": ["language_model.ipynb"],
 }
-# Label -> tags of Bazel's.
-TAGS = {
-    # It resets the peak of its memory, a write to /proc.
-    "//extreme_tensoring_tf:memory_test": ["no-sandbox"],
-}
+# Label -> deps that it imports by name: what a schedule or an optimizer is called.
+BY_NAME = {"//extreme_tensoring_tf:memory_test": {"//trainer:registered"}}
 # What only tests may depend on: folders and labels.
 TEST_ONLY = {"//:conftest", "//extreme_tensoring_tf:conftest", "//testdata"}
 # Folder -> what its BUILD file has besides the targets of sources.
@@ -158,6 +155,7 @@ def target(file, root=ROOT):
         folders = [f for f in file.parents if f.is_relative_to(root)]
         fixtures = [f / "conftest.py" for f in folders]
         labels = {label(f, root) for f in fixtures if f.is_file()}
+        labels |= BY_NAME.get(label(file, root), set())
         return "pytest_test", deps | labels | {"pytest"}
     if '__name__ == "__main__"' not in file.read_text("utf-8"):
         return "py_library", deps
@@ -199,7 +197,6 @@ def _target_text(file, root):
         ("testonly", "True" if rule != "pytest_test" and _test_only(own) else ""),
         ("srcs", _list([f'"{file.name}"'])),
         ("data", _list([f'"{item}"' for item in DATA.get(own, ())])),
-        ("tags", _list([f'"{tag}"' for tag in TAGS.get(own, ())])),
         ("deps", _list(_deps(deps))),
     ]
     lines = "".join(f"    {field} = {value},\n" for field, value in fields if value)
