@@ -77,6 +77,7 @@ def test_pruning_keeps_what_is_whole(two_checkpoints, tmp_path):
     assert checkpoints.latest(tmp_path).name == "model-3.keras"
 
 
+@pytest.mark.faults
 def test_a_flipped_bit_of_a_checkpoint(trained, tmp_path):
     """It is found, or it is one that changes nothing, as in the time of a member."""
     whole, path = trained.path.read_bytes(), tmp_path / "model-1.keras"

@@ -227,6 +227,7 @@ def changed(node, path, value):
     return [changed(x, path[1:], value) if i == key else x for i, x in enumerate(node)]
 
 
+@pytest.mark.faults
 @drawn(10)
 @hypothesis.given(
     st.lists(st.integers(0, 50), min_size=1, max_size=8),
