@@ -22,12 +22,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def port(saved_model, tmp_path_factory):
+@contextlib.contextmanager
+def server(saved_model, log):
+    """The port and the process of a server that is up, until the block ends."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         number = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("log") / "log"
     with log.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "uvicorn", "--factory", "examples.serve:create_app"]
@@ -46,9 +46,17 @@ def port(saved_model, tmp_path_factory):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
-    yield number
-    process.terminate()
-    process.wait()
+    try:
+        yield number, process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def port(saved_model, tmp_path_factory):
+    with server(saved_model, tmp_path_factory.mktemp("log") / "log") as (number, _):
+        yield number
 
 
 def post(port, path, body):
