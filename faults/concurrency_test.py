@@ -124,6 +124,7 @@ def test_a_sweep_of_four_workers_of_which_two_die(tmp_path):
     dying = [start(number, 600) for number in (0, 1)]
     for process in dying:
         assert process.stdout.readline() == b"trial\n"
+        time.sleep(2)  # Optuna knows of a trial's death by a sign of life before it
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
     killed = [t.params["x"] for t in sweep.create_study(path, "s").trials if t.params]

@@ -156,6 +156,11 @@ def create_study(
             direction="minimize",
             load_if_exists=True,
         )
+        # Here, where no other worker sees a dead one's trial failed, but not yet there
+        # again to be tried.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            optuna.storages.fail_stale_trials(study)
         # A trial that was interrupted left nothing: its values are to be tried again.
         kept = [t for t in study.trials if t.state != optuna.trial.TrialState.FAIL]
         tried = [trial.system_attrs.get("fixed_params") for trial in kept]
