@@ -49,9 +49,14 @@ def ended(processes):
 
 def test_a_run_of_two_processes_goes_on_in_one(data_dir, tmp_path):
     """A signal to one ends both, after the same step; one is killed, the other ends."""
-    whole = interruption_test.command(data_dir, tmp_path / "whole", 40)
+    # Adam, whose rate lets this run settle: rounding does not grow.
+    whole = interruption_test.command(
+        data_dir, tmp_path / "whole", 40, optimizer="adam"
+    )
     subprocess.run(whole, check=True)
-    parts = interruption_test.command(data_dir, tmp_path / "parts", 40)
+    parts = interruption_test.command(
+        data_dir, tmp_path / "parts", 40, optimizer="adam"
+    )
     for name, step in (("SIGTERM", 3), ("SIGKILL", 15)):
         processes = start(parts)
         path = tmp_path / "parts" / "checkpoints" / f"model-{step}.keras"
