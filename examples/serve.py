@@ -20,12 +20,24 @@ import tensorflow as tf
 from fastapi import FastAPI
 from fastapi import HTTPException
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import AfterValidator
 from pydantic import BaseModel
 from pydantic import Field
 
 MAX_BODY = 1_000_000  # bytes
-Texts = Annotated[list[str], Field(min_length=1, max_length=64)]
+
+
+def utf8(text: str) -> str:
+    """Returns a text; JSON can name halves of characters, which are none."""
+    text.encode()  # UnicodeEncodeError is a ValueError, and so a bad request
+    return text
+
+
+Texts = Annotated[
+    list[Annotated[str, AfterValidator(utf8)]], Field(min_length=1, max_length=64)
+]
 
 
 class ScoreRequest(BaseModel):
@@ -76,6 +88,12 @@ def create_app(folder=None) -> FastAPI:
                 detail = f"the body has {size} bytes; the most is {MAX_BODY}"
                 return JSONResponse({"detail": detail}, 413)
         return await call_next(request)
+
+    @app.exception_handler(RequestValidationError)
+    def bad_request(request: Request, error: RequestValidationError):
+        # Without the input, which may be nothing that an answer can hold: nan.
+        detail = [{"loc": e["loc"], "msg": e["msg"]} for e in error.errors()]
+        return JSONResponse({"detail": detail}, 422)
 
     @app.get("/health")
     def health():
