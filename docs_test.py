@@ -18,6 +18,8 @@ pytest.importorskip("sybil")
 import sybil
 from sybil.parsers import markdown
 
+import conftest
+
 ROOT = pathlib.Path(__file__).parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Their commands take hours or a GPU: they are checked, not run.
@@ -88,7 +90,6 @@ def evaluate(page, folder, slow):
     """Evaluates all blocks of a page in order, in a folder; says what was skipped."""
     for name in CHECKOUT:
         (folder / name).symlink_to(ROOT / name)
-    keras.utils.clear_session()  # layers are numbered as in a new process
     document = parse(page)
     document.namespace.update(
         SLOW=slow,
@@ -106,19 +107,28 @@ def evaluate(page, folder, slow):
 RUN = blocks(page for page in PAGES if page not in MEASUREMENTS)
 
 
+def run(page, folder, slow=False):
+    """Evaluates a page as its reader does, in a new process."""
+    command = [sys.executable, "-m", "docs_test", str(page)]
+    command += ["slow"] if slow else []
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("page", RUN)
-def test_every_block_runs(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    evaluate(page, tmp_path, slow=False)
+def test_every_block_runs(page, tmp_path):
+    run(page, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [p for p in RUN if "if(not SLOW" in p.values[0].read_text("utf-8")]
 )
-def test_every_slow_block_runs(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    evaluate(page, tmp_path, slow=True)
+def test_every_slow_block_runs(page, tmp_path):
+    run(page, tmp_path, slow=True)
 
 
 @pytest.mark.parametrize("page", blocks(MEASUREMENTS))
@@ -174,3 +184,8 @@ def test_links_of_pages_outside_the_site(name, site):
         if path and anchor:
             page = (site / path).name.replace(".md", ".html")
             assert f'id="{anchor}"' in (site / page).read_text("utf-8"), (path, anchor)
+
+
+if __name__ == "__main__":
+    conftest.pytest_configure()  # several devices
+    evaluate(pathlib.Path(sys.argv[1]), pathlib.Path.cwd(), "slow" in sys.argv[2:])

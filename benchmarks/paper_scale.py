@@ -8,15 +8,20 @@ cards need float16 in place of bfloat16, and reach another share.
 
 import sys
 
+from absl import flags
+
 from benchmarks import tables
 from trainer.bin import cli
 
 # Dense products of 16-bit floats, FLOP/s, by the vendor's data sheets.
 CARDS = {"V100": 125e12, "A100": 312e12, "H100": 989e12}
-# README.md, "On a GPU": the H100 with et2_orthogonal_half, a `transformer_base` of
-# 8,192 subwords, 16,384 tokens a step.
-TOKENS_PER_SECOND = 1_471_404
+# Of the `transformer_base` whose speed is given.
 SUBWORDS = 8192
+# docs/benchmarks.md, "On a GPU": et2_orthogonal_half, 16,384 tokens a step.
+_SPEED = cli.DEFINE_number(
+    "tokens_per_second", 1_471_404, f"Of transformer_base, {SUBWORDS} subwords."
+)
+_CARD = flags.DEFINE_enum("card", "H100", list(CARDS), "That was measured.")
 # Bytes a weight, its gradient and its state take in float32. et2_orthogonal keeps a few
 # hundred scalars in all.
 BYTES = {"adam": 16, "et2_orthogonal": 8}
@@ -27,8 +32,8 @@ def main(argv):
     from trainer.training import paper_runs
 
     base = paper_runs.MODELS["base"]
-    measured = TOKENS_PER_SECOND * paper_runs.flops_per_token(base, SUBWORDS)
-    share = measured / CARDS["H100"]
+    measured = _SPEED.value * paper_runs.flops_per_token(base, SUBWORDS)
+    share = measured / CARDS[_CARD.value]
     print(f"At {share:.1%} of a card's peak:\n\n{tables.paper(share, CARDS, BYTES)}")
 
 

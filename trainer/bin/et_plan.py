@@ -2,16 +2,11 @@ r"""et-plan: the optimizer memory of a model, and the finest state within a budg
 
     et-plan MODEL.keras --budget=64KB
     et-plan --shapes=50257x768,768x3072,768 --budget=64KB
-
-The plan says for each variable which vectors are kept. A run has it with
---hparams=optimizer_state_budget=64KB, a program with
-`ExtremeTensoring.for_budget`. With --orthogonalize it is that of
-`orthogonalize=True`, as et2_orthogonal has it.
-
     et-plan --shapes=32000x4096,128*4096x4096,96*4096x11008 --devices=8
 
-says what each of 8 devices holds and sends that share a batch, beside Adam with and
-without ZeRO-1 and FSDP.
+The plan says for each variable which vectors are kept. A run has it with
+--hparams=optimizer_state_budget=64KB. With --devices the table says what each
+of several holds and sends a step, beside Adam with ZeRO-1 and with FSDP.
 """
 
 import os

@@ -3,11 +3,6 @@ r"""et-trainer: trains a language model, or continues from its last checkpoint.
     et-trainer --problem=languagemodel_lm1b32k_packed --data_dir=data \
         --hparams_set=transformer_base --hparams=optimizer=et2 \
         --output_dir=run --train_steps=500000
-
-On all devices of a host: --strategy=data. On several hosts, each with its number:
-
-    et-trainer ... --strategy=data --coordinator=HOST:PORT --num_processes=2 \
-        --process_id=0
 """
 
 import dataclasses
@@ -211,6 +206,11 @@ _SELDOM = (
     "remat",
     "profile",
     "xla_compile",
+    # Of several devices and hosts: docs/distributed.md.
+    "model_devices",
+    "coordinator",
+    "num_processes",
+    "process_id",
 )
 run = cli.entry_point(main, __doc__, __name__, _SELDOM)
 
