@@ -165,9 +165,10 @@ def test_a_loss_scale_that_falls_to_nothing(data_dir, tmp_path):
 
 
 def optimizers():
+    """All but Keras' Adafactor, whose rate is at most the root of 1 / step."""
     from trainer import registry
 
-    return registry.optimizers.names()
+    return [name for name in registry.optimizers.names() if name != "adafactor"]
 
 
 @pytest.mark.faults

@@ -77,6 +77,7 @@ class _BlockAdam(_Adam):
         self._move(variable, learning_rate, m.value, spread)
 
 
+@keras.saving.register_keras_serializable("extreme_tensoring_trainer")
 class AdamMini(_BlockAdam):
     """Adam with one second moment a token, attention head, neuron or norm.
 
@@ -111,6 +112,7 @@ class AdamMini(_BlockAdam):
         return super().get_config() | {"num_heads": self.num_heads}
 
 
+@keras.saving.register_keras_serializable("extreme_tensoring_trainer")
 class SlimAdam(_BlockAdam):
     """Adam with second moments averaged over one axis of a matrix.
 
@@ -134,6 +136,7 @@ class SlimAdam(_BlockAdam):
         return shape, (0,) if over_inputs else (1,)
 
 
+@keras.saving.register_keras_serializable("extreme_tensoring_trainer")
 class Adam8bit(_Adam):
     """Adam whose moments are 8-bit codes, scaled by the largest of each 256.
 

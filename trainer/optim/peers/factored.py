@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 
+@keras.saving.register_keras_serializable("extreme_tensoring_trainer")
 class SM3(keras.optimizers.Optimizer):
     """Bounds AdaGrad's sums by maxima over slices, one vector per axis.
 
@@ -65,6 +66,7 @@ class SM3(keras.optimizers.Optimizer):
         return super().get_config() | own
 
 
+@keras.saving.register_keras_serializable("extreme_tensoring_trainer")
 class CAME(keras.optimizers.Optimizer):
     """Adafactor's update, divided by how far it is from its own moving average.
 
@@ -162,6 +164,7 @@ class CAME(keras.optimizers.Optimizer):
         return super().get_config() | self._own
 
 
+@keras.saving.register_keras_serializable("extreme_tensoring_trainer")
 class SMMF(keras.optimizers.Optimizer):
     """Adam whose moments are rank-one factors of the variable as a square matrix.
 

@@ -98,6 +98,7 @@ class _LowRankAdam(keras.optimizers.Optimizer):
         return super().get_config() | self._own
 
 
+@keras.saving.register_keras_serializable("extreme_tensoring_trainer")
 class GaLore(_LowRankAdam):
     """Adam in the space of the gradient's first singular vectors.
 
@@ -137,6 +138,7 @@ class GaLore(_LowRankAdam):
         return self._own["scale"] * back
 
 
+@keras.saving.register_keras_serializable("extreme_tensoring_trainer")
 class APOLLO(_LowRankAdam):
     """SGD whose rate for a matrix is Adam's on a random projection of its gradient.
 

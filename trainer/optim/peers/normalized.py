@@ -124,6 +124,7 @@ class _Normalized(keras.optimizers.Optimizer):
         return super().get_config() | self._own
 
 
+@keras.saving.register_keras_serializable("extreme_tensoring_trainer")
 class SWAN(_Normalized):
     """The polar factor of the gradient whose entries were standardized by outputs.
 
@@ -145,6 +146,7 @@ class SWAN(_Normalized):
         return factor * (ops.norm(g) / (ops.norm(factor) + 1e-30))
 
 
+@keras.saving.register_keras_serializable("extreme_tensoring_trainer")
 class SinkGD(_Normalized):
     """The gradient whose rows and columns were normalized by turns.
 
@@ -173,6 +175,7 @@ class SinkGD(_Normalized):
         return g
 
 
+@keras.saving.register_keras_serializable("extreme_tensoring_trainer")
 class SCALE(_Normalized):
     """Gradients normalized by output, and momentum on the last layer alone.
 
@@ -210,6 +213,7 @@ class SCALE(_Normalized):
         return g / (norm + 1e-30)
 
 
+@keras.saving.register_keras_serializable("extreme_tensoring_trainer")
 class RACS(_Normalized):
     """The gradient scaled by rows and columns, whose scales are averaged over steps.
 
@@ -265,6 +269,7 @@ class RACS(_Normalized):
         return factor * direction
 
 
+@keras.saving.register_keras_serializable("extreme_tensoring_trainer")
 class NorMuon(_Normalized):
     """Muon whose outputs are normalized by moving averages of their squares.
 
