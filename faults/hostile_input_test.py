@@ -23,9 +23,11 @@ from trainer.data import batches
 from trainer.data import dataset
 from trainer.data import lm1b
 from trainer.data import text
+from trainer.data.tokenizer import EOS_ID
 from trainer.errors import UsageError
 from trainer.evaluation import scoring
 from trainer.hparams import HParams
+from trainer.inference import decoding
 from trainer.runs import checkpoints
 from trainer.runs import run_folder
 from trainer.sizes import Bytes
@@ -127,6 +129,25 @@ def test_rules(shape, dims):
         assert str(error)
 
 
+SHAPES = st.lists(
+    st.lists(st.integers(1, 5000), max_size=3).map(tuple), min_size=1, max_size=4
+)
+
+
+@drawn(50)
+@hypothesis.given(SHAPES, st.integers(-5, 200_000))
+def test_budgets(shapes, budget):
+    variables = [keras.KerasTensor(s, name=f"v{i}") for i, s in enumerate(shapes)]
+    try:
+        optimizer = ExtremeTensoring.for_budget(variables, budget)
+    except ValueError as error:
+        assert budget < 4 * len(shapes), error
+        assert "less than one scalar for each" in str(error)
+        return
+    report = memory_report(variables, [optimizer])
+    assert report.totals[optimizer.name]["bytes"] <= budget
+
+
 @drawn(50)
 @hypothesis.given(st.binary(max_size=200))
 def test_text_of_any_bytes(content):
@@ -152,6 +173,50 @@ def test_text_is_scored_and_read_back(trained, lines):
             0 <= i < trained.processor.vocab_size()
             for i in trained.processor.encode(line)
         )
+
+
+@drawn(5)
+@hypothesis.given(st.lists(st.text(max_size=60), min_size=2, max_size=2))
+def test_prompts_are_continued(trained, prompts):
+    prompts = [prompt.encode(errors="replace").decode() for prompt in prompts]
+    decoder = decoding.Decoder(trained.model, trained.max_length, 4, decoding.generate)
+    ids = trained.processor.encode(prompts)
+    try:
+        for each in ids:
+            decoder.check(each, "it")
+    except UsageError as error:
+        assert "it has " in str(error)
+        return
+    continued = decoder(ids)
+    assert continued.shape[0] == 2
+    for row in continued.tolist():
+        assert all(0 <= i < trained.processor.vocab_size() for i in row)
+        trained.processor.decode([i for i in row if i > EOS_ID])
+
+
+@pytest.fixture(scope="module")
+def port(saved_model, tmp_path_factory):
+    pytest.importorskip("fastapi")
+    from examples.serve_test import server
+
+    with server(saved_model, tmp_path_factory.mktemp("log") / "log") as (number, _):
+        yield number
+
+
+@pytest.mark.faults
+@drawn(200)
+@hypothesis.given(
+    JSON
+    | st.fixed_dictionaries({"texts": JSON})
+    | st.fixed_dictionaries({"prompts": JSON, "length": JSON, "seed": JSON})
+    | st.binary(max_size=60),
+    st.sampled_from(["/score", "/generate"]),
+)
+def test_requests_to_the_server(port, body, path):
+    from examples.serve_test import post
+
+    status, answer = post(port, path, body)
+    assert status in (200, 400, 422), (body, answer)
 
 
 @drawn()
