@@ -11,7 +11,6 @@ from trainer import registry
 from trainer.errors import UsageError
 from trainer.hparams import HParams
 from trainer.optim import catalog
-from trainer.runs import checkpoints
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -157,26 +156,3 @@ def test_every_schedule_takes_steps(name):
         assert np.isfinite(keras.ops.convert_to_numpy(variable)).all()
     assert (keras.ops.convert_to_numpy(variable) < 1).all()
     assert 0 < float(optimizer.learning_rate) < np.inf
-
-
-@pytest.mark.filterwarnings("ignore:.*matches no trainable variable")
-@pytest.mark.parametrize("name", registry.optimizers.names())
-def test_a_checkpoint_goes_on_with_its_optimizer(name, tmp_path):
-    """Kind, settings and state are loaded: the next step is the same."""
-    optimizer = registry.optimizers.get(name)(0.01, HParams(hidden_size=64))
-    model = keras.Sequential(
-        [keras.Input((32,)), keras.layers.Dense(64), keras.layers.Dense(16)]
-    )
-    model.compile(optimizer, "mse", jit_compile=False, run_eagerly=True)
-    rows, labels = np.eye(32, dtype="float32"), np.ones((32, 16), "float32")
-    model.train_on_batch(rows, labels)
-    model.save(tmp_path / "model.keras")
-    loaded = checkpoints.load(tmp_path / "model.keras")
-    assert type(loaded.optimizer) is type(optimizer)
-    for own, other in zip(optimizer.variables, loaded.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(own, other)
-    for each in (model, loaded):
-        each.run_eagerly = True
-        each.train_on_batch(rows, labels)
-    for own, other in zip(model.weights, loaded.weights):
-        np.testing.assert_allclose(own, other, rtol=1e-6, atol=1e-7)

@@ -8,7 +8,9 @@ import keras
 import numpy as np
 import pytest
 
+from trainer import registry
 from trainer.errors import UsageError
+from trainer.hparams import HParams
 from trainer.runs import checkpoints
 
 
@@ -125,3 +127,26 @@ def test_a_damaged_best_is_one_clear_line(tmp_path, content):
     (checkpoints.folder(tmp_path) / "best.json").write_text(content)
     with pytest.raises(UsageError, match="best.json is damaged.*: delete it, and"):
         checkpoints.best(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*matches no trainable variable")
+@pytest.mark.parametrize("name", registry.optimizers.names())
+def test_a_checkpoint_goes_on_with_its_optimizer(name, tmp_path):
+    """Kind, settings and state are loaded: the next step is the same."""
+    optimizer = registry.optimizers.get(name)(0.01, HParams(hidden_size=64))
+    model = keras.Sequential(
+        [keras.Input((32,)), keras.layers.Dense(64), keras.layers.Dense(16)]
+    )
+    model.compile(optimizer, "mse", jit_compile=False, run_eagerly=True)
+    rows, labels = np.eye(32, dtype="float32"), np.ones((32, 16), "float32")
+    model.train_on_batch(rows, labels)
+    model.save(tmp_path / "model.keras")
+    loaded = checkpoints.load(tmp_path / "model.keras")
+    assert type(loaded.optimizer) is type(optimizer)
+    for own, other in zip(optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(own, other)
+    for each in (model, loaded):
+        each.run_eagerly = True
+        each.train_on_batch(rows, labels)
+    for own, other in zip(model.weights, loaded.weights):
+        np.testing.assert_allclose(own, other, rtol=1e-6, atol=1e-7)
