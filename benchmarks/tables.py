@@ -1,4 +1,6 @@
-"""Shows the figures of `optimizer_step` and of `gpu` as Markdown tables."""
+"""Shows the figures of benchmarks as Markdown tables."""
+
+from trainer.experiments import report
 
 
 def updates(figures):
@@ -36,11 +38,14 @@ def _cell(value, form):
 
 def largest(rows):
     """Returns the figures of `memory.largest` as Markdown: (name, layers, figures)."""
-    lines = ["| optimizer | layers | parameters | peak bytes |", "|---|---|---|---|"]
-    for name, layers, figures in rows:
-        parameters, peak = (figures.get(n, 0) for n in ("parameters", "peak"))
-        lines.append(f"| {name} | {layers} | {parameters:,} | {peak:,} |")
-    return "\n".join(lines)
+    columns = ("optimizer", "layers", "parameters", "peak bytes")
+    return report.markdown(
+        columns,
+        [
+            (n, layers, f.get("parameters", 0), f.get("peak", 0))
+            for n, layers, f in rows
+        ],
+    )
 
 
 def paper(share, cards, bytes_of_weight):
@@ -55,14 +60,13 @@ def paper(share, cards, bytes_of_weight):
 
     head = ["model", "weights", *(f"{name}, GB" for name in bytes_of_weight)]
     head += [f"{name}, hours" for name in cards]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    rows = []
     for name, model in paper_runs.MODELS.items():
         weights = paper_runs.weights(model)
-        cells = [name, f"{weights:,}"]
-        cells += [f"{b * weights / 1e9:.2f}" for b in bytes_of_weight.values()]
-        cells += [f"{paper_runs.hours(model, share * c):.1f}" for c in cards.values()]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        gigabytes = [f"{b * weights / 1e9:.2f}" for b in bytes_of_weight.values()]
+        hours = [f"{paper_runs.hours(model, share * c):.1f}" for c in cards.values()]
+        rows.append((name, weights, *gigabytes, *hours))
+    return report.markdown(head, rows)
 
 
 def gpu(rows):

@@ -68,7 +68,7 @@ class Comparison:
         path = self._output_dir / "sweep.db"
         study_name = f"{name} {sorted(self._settings.items())}"
         count = self._scale.trials
-        powers = sorted(range(-(count // 2), count - count // 2), key=abs)
+        powers = sorted(powers_of_two(count), key=abs)
         while True:
             first = [{"power": power} for power in powers]
             study = sweep.create_study(path, study_name, first=first)
@@ -86,6 +86,11 @@ class Comparison:
 
     def _key(self, name, constant, seed):
         return {"name": name, "c": constant, "seed": seed} | self._settings
+
+
+def powers_of_two(count):
+    """Returns the powers of two, about 0, by which the known c is tried."""
+    return range(-(count // 2), count - count // 2)
 
 
 _FARTHEST = 30  # the powers of two that a study may hold

@@ -79,6 +79,21 @@ class Runs:
         names = ("problem", "hparams_set", "hparams", "train_steps", "max_length")
         return {n: getattr(self.scale, n) for n in names}
 
+    def run(self, hparams, **others):
+        """Returns the `Run` of one model, of `hparams` and of `others`."""
+        from trainer.training.run import Run
+
+        scale = self.scale
+        return Run(
+            problem=scale.problem,
+            data_dir=self.data_dir,
+            hparams=hparams,
+            train_steps=scale.train_steps,
+            dtype=scale.dtype,
+            local_eval_frequency=-(-scale.train_steps // 6),
+            **others,
+        )
+
     def train(
         self,
         label,
@@ -106,20 +121,13 @@ class Runs:
         import keras
 
         from trainer.training import loop
-        from trainer.training.run import Run
 
         keras.backend.clear_session(free_memory=True)
-        scale = self.scale
         result = loop.train(
-            Run(
-                problem=scale.problem,
-                data_dir=self.data_dir,
-                hparams=dataclasses.replace(self.hparams.override(hparams), **changes),
+            self.run(
+                dataclasses.replace(self.hparams.override(hparams), **changes),
                 output_dir=output_dir,
-                train_steps=scale.train_steps,
                 random_seed=seed,
-                dtype=scale.dtype,
-                local_eval_frequency=-(-scale.train_steps // 6),
                 label=label,
             ),
             extra_callbacks=callbacks,

@@ -14,7 +14,6 @@ results.jsonl, table.md, perplexity.png, curves.png (and .svg).
 import dataclasses
 import importlib.util
 import itertools
-import json
 import math
 
 from trainer.bin import cli
@@ -128,14 +127,15 @@ class Grid:
     def members(self, entry):
         """Returns the `population.Member`s of an entry."""
         from trainer import registry
+        from trainer.experiments import comparison
         from trainer.training.population import Member
 
         hparams = self._runs.hparams.override(tradeoff.assignments(entry))
         constant = registry.optimizers.learning_rate_constant(
             hparams.optimizer, hparams.hidden_size
         )
-        count = self._scale.trials
-        rates = [constant * 2.0**p for p in range(-(count // 2), count - count // 2)]
+        powers = comparison.powers_of_two(self._scale.trials)
+        rates = [constant * 2.0**power for power in powers]
         seeds = range(self._scale.seeds)
         points = itertools.product(rates, self._warmups, seeds)
         return [Member(*point) for point in points]
@@ -156,18 +156,9 @@ class Grid:
     def population(self, entry):
         """Returns the runs of an entry, traced."""
         from trainer.training.population import Population
-        from trainer.training.run import Run
 
-        scale = self._scale
-        run = Run(
-            problem=scale.problem,
-            data_dir=self._runs.data_dir,
-            hparams=self._runs.hparams.override(tradeoff.assignments(entry)),
-            train_steps=scale.train_steps,
-            dtype=scale.dtype,
-            local_eval_frequency=-(-scale.train_steps // 6),
-        )
-        return Population(run, self.members(entry))
+        hparams = self._runs.hparams.override(tradeoff.assignments(entry))
+        return Population(self._runs.run(hparams), self.members(entry))
 
     def train(self, entry, population):
         """Trains the runs of an entry, and writes their records."""
@@ -179,7 +170,7 @@ class Grid:
             for curve, value in zip(curves, nats):
                 curve.append((step, float(value)))
             line = {"name": entry, "step": step, "nats_per_token": nats.tolist()}
-            progress.write(json.dumps(line))  # what is left of a run that is ended
+            progress.write(cli.json_text(line))  # what is left of a run that is ended
 
         seconds = population.train(on_evaluation, entry)
         for member, curve in zip(population.members, curves):
@@ -212,10 +203,10 @@ class Grid:
 
     def table(self):
         """Returns the mean loss at every point of the grid, a line an entry."""
+        from trainer.experiments import comparison
         from trainer.experiments import report
 
-        count = self._scale.trials
-        powers = range(-(count // 2), count - count // 2)
+        powers = comparison.powers_of_two(self._scale.trials)
         columns = [
             "optimizer",
             "warm-up",
@@ -232,7 +223,7 @@ class Grid:
                     (
                         entry,
                         warmup,
-                        f"{rates[count // 2]:.3g}",
+                        f"{rates[powers.index(0)]:.3g}",
                         *(f"{loss:.4f}" for loss in losses),
                     )
                 )

@@ -30,6 +30,11 @@ def per_token(model: keras.Model, hparams: HParams, length: float) -> float:
     weights = sum(
         int(np.prod(v.shape)) for v in model.trainable_variables if len(v.shape) > 1
     )
+    return of_weights(weights, hparams, length)
+
+
+def of_weights(weights: int, hparams: HParams, length: float) -> float:
+    """Returns `per_token` of a model that has so many weights, N."""
     attention = hparams.num_hidden_layers * length * hparams.hidden_size
     return 6 * weights + 12 * attention
 

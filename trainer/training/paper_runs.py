@@ -9,6 +9,7 @@ Source: arXiv 1902.04620, Section 5.
 import dataclasses
 
 from trainer import hparams
+from trainer.training import flops
 
 STEPS = 500_000
 LENGTH = 256
@@ -30,10 +31,9 @@ def weights(model: hparams.HParams, vocab_size: int = VOCAB_SIZE) -> int:
     return vocab_size * width + model.num_hidden_layers * layer
 
 
-def flops_per_token(model: hparams.HParams, vocab_size: int = VOCAB_SIZE) -> int:
+def flops_per_token(model: hparams.HParams, vocab_size: int = VOCAB_SIZE) -> float:
     """Returns the operations of a training step, by token: see `flops.per_token`."""
-    attention = 12 * model.num_hidden_layers * LENGTH * model.hidden_size
-    return 6 * weights(model, vocab_size) + attention
+    return flops.of_weights(weights(model, vocab_size), model, LENGTH)
 
 
 def hours(model: hparams.HParams, flops_per_second: float) -> float:
