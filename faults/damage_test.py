@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from conftest import PROBLEM
+from faults import runs
 from trainer.data import batches
 from trainer.data import dataset
 from trainer.errors import UsageError
@@ -40,15 +41,11 @@ def two_checkpoints(data_dir, tmp_path):
     return dataclasses.replace(settings, train_steps=8)
 
 
-def contents(folder):
-    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 def test_all_checkpoints_are_damaged(two_checkpoints, tmp_path):
     """Every program says so, and nothing is deleted: no run starts at step 0 there."""
     for path in checkpoints.last(tmp_path, 2):
         path.write_bytes(flip(path.read_bytes(), path.stat().st_size // 2))
-    before = contents(tmp_path)
+    before = runs.contents(tmp_path)
     for use in (
         lambda: loop.train(two_checkpoints),
         lambda: loop.finished(two_checkpoints),
@@ -56,7 +53,7 @@ def test_all_checkpoints_are_damaged(two_checkpoints, tmp_path):
     ):
         with pytest.raises(UsageError, match="all 2 checkpoints in .* are damaged, no"):
             use()
-    assert contents(tmp_path) == before
+    assert runs.contents(tmp_path) == before
 
 
 def test_pruning_keeps_what_is_whole(two_checkpoints, tmp_path):

@@ -10,6 +10,7 @@ import keras
 import pytest
 
 from conftest import PROBLEM
+from faults import runs
 from faults.kills_test import partial
 from faults.kills_test import program
 from trainer.bin.interruption_test import command
@@ -79,18 +80,10 @@ def free_is_named(line):
     assert 0 <= int(free.replace(",", "")) < int(needed.replace(",", ""))
 
 
-def files(folder):
-    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 @pytest.fixture
 def run_folder(trained, disk):
     """A finished run on the disk, with two checkpoints."""
-    folder = disk / "run"
-    shutil.copytree(trained.path.parents[1], folder)
-    path = folder / "checkpoints" / trained.path.name
-    shutil.copy(path, path.with_name("model-59.keras"))
-    return folder
+    return runs.copied(trained, disk)
 
 
 def writers(run_folder, data_dir):
@@ -152,7 +145,7 @@ def test_a_full_disk(run_folder, data_dir, name):
     disk = run_folder.parent
     if name not in (commands := writers(run_folder, data_dir)):
         pytest.skip("a SavedModel is TensorFlow's")
-    before = files(run_folder)
+    before = runs.contents(run_folder)
     with full_but_for(disk, ROOM[name]):
         line = one_line(commands[name])
         if name == "sweep":
@@ -196,13 +189,13 @@ def test_summaries_fill_the_disk(disk, data_dir):
 def test_a_disk_that_is_read_only(run_folder, data_dir):
     commands = writers(run_folder, data_dir)
     commands["trainer"] = command(data_dir, run_folder.parent / "new", steps=30)
-    before = files(run_folder.parent)
+    before = runs.contents(run_folder.parent)
     remount(run_folder.parent, "ro")
     for name, arguments in commands.items():
         line = one_line(arguments)
         assert "ead-only" in line or name == "sweep" and "unable to open" in line, line
     remount(run_folder.parent, "rw")
-    assert files(run_folder.parent) == before
+    assert runs.contents(run_folder.parent) == before
 
 
 def test_a_folder_that_is_removed_under_a_run(tmp_path, data_dir):

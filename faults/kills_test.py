@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 
 from conftest import PROBLEM
+from faults import runs
 from trainer.bin.interruption_test import command
 from trainer.bin.interruption_test import losses
 from trainer.runs import checkpoints
@@ -136,11 +136,7 @@ def test_data_that_is_generated_in_many_starts(data_dir, tmp_path):
 @pytest.fixture
 def run_folder(trained, tmp_path):
     """A copy of a run's folder, with two checkpoints."""
-    folder = tmp_path / "run"
-    shutil.copytree(trained.path.parents[1], folder)
-    path = folder / "checkpoints" / trained.path.name
-    shutil.copy(path, path.with_name("model-59.keras"))
-    return folder
+    return runs.copied(trained, tmp_path)
 
 
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="a SavedModel is TensorFlow's")
