@@ -4,6 +4,7 @@ import keras
 import pytest
 
 from trainer import distribution
+from trainer import processes
 from trainer import registry
 from trainer.errors import UsageError
 from trainer.hparams import HParams
@@ -16,15 +17,34 @@ def test_nothing_is_asked_of_a_run_on_one_device():
     distribution.spread("none", "transformer_lm", HParams(), 100)
     assert keras.distribution.distribution() is None
     assert distribution.replicas() == distribution.devices() == 1
-    assert distribution.part() == (0, 1) and distribution.is_first()
+    assert processes.part() == (0, 1) and processes.is_first()
 
 
-@pytest.mark.skipif(BACKEND == "jax", reason="JAX can")
-@pytest.mark.parametrize("strategy", ["data", "model"])
-def test_other_backends_than_jax_are_refused(strategy):
-    message = f"--strategy={strategy} works on JAX, and the backend is {BACKEND}"
+@pytest.mark.parametrize(
+    "backend, arguments, message",
+    [
+        ("torch", ("data", False), "--strategy=data works on JAX and TensorFlow, and"),
+        ("torch", ("model", False), "--strategy=model works on JAX and TensorFlow"),
+        ("tensorflow", ("model", False), "--strategy=model works on JAX, and the"),
+        ("tensorflow", ("data", True), "--coordinator works on JAX, and the backend"),
+    ],
+)
+def test_what_a_backend_cannot_do_is_refused(monkeypatch, backend, arguments, message):
+    strategy, several = arguments
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
     with pytest.raises(UsageError, match=message):
-        distribution.begin(strategy)
+        distribution.begin(strategy, *(("h:1", 2, 0) if several else ()))
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="of towers")
+def test_tensorflow_has_a_tower_on_each_device():
+    distribution.spread("data", "transformer_lm", HParams(), 100)
+    try:
+        assert distribution.replicas() == distribution.devices() == 2
+        assert distribution.groups() == 1
+    finally:
+        distribution.spread("none", "transformer_lm", HParams(), 100)
+    assert distribution.towers() == ()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import sys
 from absl import flags
 
 from trainer import distribution
+from trainer import processes
 from trainer.bin import cli
 from trainer.bin import run_flags
 
@@ -74,7 +75,7 @@ _STRATEGY = flags.DEFINE_enum(
     "strategy",
     "none",
     distribution.STRATEGIES,
-    "What devices share: none, the rows of a batch, or the model. JAX only.",
+    "What devices share: none, the rows of a batch, or, on JAX, the model.",
 )
 _MODEL_DEVICES = cli.DEFINE_count(
     "model_devices",
@@ -116,7 +117,7 @@ def main(argv):
         sys.exit(train(hparams, vocab_size, profile))
 
     status = cli.guarded(joined)
-    distribution.leave(status)
+    processes.leave(status)
     return status
 
 
@@ -148,11 +149,11 @@ def train(hparams, vocab_size, profile):
         profile=profile,
     )
     if _CHECK.value:
-        if distribution.part()[1] > 1:
+        if processes.part()[1] > 1:
             raise UsageError("--check is for one process")
         print(check.check(settings))
         return 0
-    if done := distribution.from_first(lambda: loop.finished(settings)):
+    if done := processes.from_first(lambda: loop.finished(settings)):
         report(done)
         return 0
     result = loop.train(
@@ -172,7 +173,7 @@ def train(hparams, vocab_size, profile):
 
 def report(text):
     """Prints a text; of several processes, the first one does."""
-    if distribution.is_first():
+    if processes.is_first():
         print(text)
 
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from trainer import distribution
+from trainer import processes
 from trainer.data import batches
 from trainer.data.dataset import Description
 from trainer.data.tokenizer import EOS_ID
@@ -120,7 +121,7 @@ def evaluate(
             0 scores every row.
     """
     totals = np.zeros(6)  # whole numbers in float64 are exact
-    share = batches.Share(*distribution.part(), distribution.replicas())
+    share = batches.Share(*processes.part(), distribution.replicas())
     found = batches.evaluation_batches(buckets, tokens, max_batches, share)
     for headers, rows in found:
         nats, hits = scoring_model.predict_on_batch(rows)
@@ -131,7 +132,7 @@ def evaluate(
             np.sum(nats, dtype=np.float64),
             np.sum(hits, dtype=np.float64),
         )
-    sentences, words, size, covered, nats, correct = distribution.total(totals)
+    sentences, words, size, covered, nats, correct = processes.total(totals)
     return Evaluation(
         sentences=int(sentences),
         words=int(words),

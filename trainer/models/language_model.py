@@ -13,6 +13,7 @@ from trainer import distribution
 from trainer.data.tokenizer import PAD_ID
 from trainer.errors import UsageError
 from trainer.models import losses
+from trainer.models import towers
 
 
 class LanguageModel(keras.Model):
@@ -156,6 +157,12 @@ class _Training(keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         return {"loss": y_pred}
 
+    def train_step(self, *arguments):
+        if not distribution.towers():
+            return super().train_step(*arguments)
+        ((rows, _),) = arguments
+        return {"loss": towers.train_step(self, rows)}
+
 
 def scoring_model(model, tokens):
     """Returns a model from (B, T) ids to (B, T) nats and (B, T) hits; 0 for padding.
@@ -176,6 +183,12 @@ class _Scoring(keras.Model):
     Keras would take the rows of each process for all there are, and fetch the scores
     of all.
     """
+
+    def predict_step(self, *arguments):
+        if not distribution.towers():
+            return super().predict_step(*arguments)
+        ((rows,),) = arguments
+        return towers.scores(self, rows)
 
     def predict_on_batch(self, x):
         if keras.distribution.distribution() is None:
@@ -202,7 +215,8 @@ def _ending_with(last_layer, model, kind=keras.Model):
 class _Ending(keras.layers.Layer):
     """Holds the output embedding, and cuts a batch of at most `tokens` into chunks.
 
-    Under a `keras.distribution` the batch has a group of rows for each replica.
+    Under a `keras.distribution` the batch has a group of rows for each replica. A
+    tower is called with its own rows alone.
     """
 
     def __init__(self, model, tokens, **kwargs):
@@ -210,11 +224,11 @@ class _Ending(keras.layers.Layer):
         check(model)
         self._embedding = model.embedding
         vocab_size = self._embedding.input_dim
-        self._groups = distribution.replicas()
+        self._groups = distribution.groups()
         if tokens is None:
             self._chunk = losses.largest_chunk(vocab_size)
         else:
-            of_group = -(-tokens // self._groups)
+            of_group = -(-tokens // distribution.replicas())
             number, size = losses.chunks(of_group, vocab_size)
             self._chunk = None if number == 1 else size
 

@@ -10,6 +10,7 @@ import zlib
 from typing import Any
 
 from trainer import distribution
+from trainer import processes
 from trainer.errors import UsageError
 from trainer.files import is_partial
 from trainer.files import make_folder
@@ -106,7 +107,7 @@ def keep_newest(output_dir: str | pathlib.Path, count: int, step: int) -> None:
 
 def drop(path: pathlib.Path) -> None:
     """Deletes a checkpoint; of several processes, the first one does."""
-    if distribution.is_first():
+    if processes.is_first():
         path.unlink()
 
 
@@ -121,7 +122,7 @@ def save_best(
 ) -> None:
     """Saves the model that evaluated best so far, and its step and its loss."""
     path = save_model(model, output_dir, "best.keras").with_suffix(".json")
-    if distribution.is_first():
+    if processes.is_first():
         with _one_line_errors(path):
             write_json(path, {"step": step, "nats_per_token": nats_per_token})
 
@@ -142,7 +143,7 @@ def save_model(model, output_dir: str | pathlib.Path, name: str) -> pathlib.Path
     """
     path = folder(output_dir) / name
     _check_finite(model, path)
-    if not distribution.is_first():
+    if not processes.is_first():
         return path
     if not path.parent.parent.is_dir():
         raise UsageError(

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from trainer import distribution
 from trainer import registry
 from trainer.data import dataset
 from trainer.errors import UsageError
@@ -57,6 +58,7 @@ def trainable(model, run: Run, tokens: int) -> keras.Model:
         run: `Run`.
         tokens: of a batch, at most.
     """
+    compiles = jit_compile(run)
     model.remat = run.remat
     trained = language_model.training_model(model, run.hparams.label_smoothing, tokens)
     optimizer = model.optimizer
@@ -64,10 +66,26 @@ def trainable(model, run: Run, tokens: int) -> keras.Model:
         optimizer = gradient_norm.GradientNorm(optimizer)
     trained.compile(
         optimizer=optimizer,
-        jit_compile={"auto": "auto", "true": True, "false": False}[run.xla_compile],
+        jit_compile=compiles,
         auto_scale_loss=False,
     )
     return trained
+
+
+def jit_compile(run: Run) -> bool | str:
+    """Returns whether XLA compiles the whole step of a run, as Keras takes it.
+
+    Raises:
+        UsageError: it should, and cannot.
+    """
+    if not distribution.towers():
+        return {"auto": "auto", "true": True, "false": False}[run.xla_compile]
+    if run.xla_compile == "true":
+        raise UsageError(
+            "--xla_compile=true is for one device: on TensorFlow, a program of XLA's "
+            f"cannot use the {distribution.devices()} devices of --strategy=data"
+        )
+    return False
 
 
 def seed_dropout(model: keras.Model, seed: int, step: int) -> None:
@@ -81,6 +99,7 @@ def seed_dropout(model: keras.Model, seed: int, step: int) -> None:
         seed: of the run.
         step: steps that were taken.
     """
+    step *= len(distribution.towers()) or 1  # each of them draws
     states = [v for v in model.variables if v.name == "seed_generator_state"]
     for layer, state in enumerate(states):
         (own,) = np.random.SeedSequence([seed, layer]).generate_state(1)

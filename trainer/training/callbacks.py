@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from trainer import distribution
+from trainer import processes
 from trainer import progress
 from trainer.evaluation.evaluation import Evaluation
 from trainer.optim import optimizer_state
@@ -43,7 +43,7 @@ class Interruption(Part):
 
     def __init__(self, state: RunState):
         super().__init__(state)
-        self._stop = distribution.Stop(state.lag)
+        self._stop = processes.Stop(state.lag)
 
     def on_train_begin(self, logs=None):
         self._before = {}
@@ -153,7 +153,7 @@ class Evaluations(Part):
         self._on_evaluation = on_evaluation
         self._best: Any = None  # (step, nats per token)
         if output_dir := run.output_dir:
-            self._best = distribution.from_first(lambda: checkpoints.best(output_dir))
+            self._best = processes.from_first(lambda: checkpoints.best(output_dir))
 
     def on_train_batch_end(self, batch, logs=None):
         if not self.state.is_due(self._run.local_eval_frequency):
@@ -167,7 +167,7 @@ class Evaluations(Part):
             else:
                 self.state.diverge()
         self.state.evaluations.append((step, evaluation))
-        if distribution.is_first():
+        if processes.is_first():
             progress.write(
                 f"step {step}: dev {evaluation.nats_per_token:.4f} nats per token, "
                 f"perplexity per word {evaluation.perplexity_per_word:.2f}"
@@ -181,7 +181,7 @@ class Evaluations(Part):
             if self._run.output_dir:
                 checkpoints.save_best(self._evaluated, self._run.output_dir, step, nats)
         elif is_enough(self._run, step, self._best[0]):
-            if distribution.is_first():
+            if processes.is_first():
                 progress.write(
                     f"step {step}: no better than {self._best[1]:.4f} nats per token "
                     f"of step {self._best[0]}, stopping"

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from trainer import distribution
+from trainer import processes
 from trainer import registry
 from trainer.data import batches
 from trainer.data import dataset
@@ -56,6 +57,7 @@ def train(
     registry.schedules.get(run.hparams.learning_rate_schedule)
     registry.optimizers.get(run.hparams.optimizer)
     registry.models.get(run.model)
+    building.jit_compile(run)  # what cannot be compiled, too
     if run.deterministic and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -66,8 +68,8 @@ def train(
             stack.enter_context(run_folder.lock(str(run.output_dir)))
 
         if run.output_dir:
-            distribution.from_first(lock)
-        stack.enter_context(distribution.lost_processes_named())
+            processes.from_first(lock)
+        stack.enter_context(processes.lost_processes_named())
         stack.enter_context(batches.damage_named(data.train))
         return _train(run, data, on_start, extra_callbacks, on_evaluation)
 
@@ -119,7 +121,7 @@ class _Data:
                 "batch_size"
             )
         self.mean_length = split.cells / split.row_count
-        self._share = batches.Share(*distribution.part(), distribution.replicas())
+        self._share = batches.Share(*processes.part(), distribution.replicas())
         rows = self.tokens // self.description.max_length
         if self.description.packed and rows % self._share.replicas:
             raise UsageError(
@@ -148,7 +150,7 @@ class _Data:
 
 def _train(run, data, on_start, extra_callbacks, on_evaluation):
     model = _start(run, data)
-    if on_start and distribution.is_first():
+    if on_start and processes.is_first():
         on_start()
     state = RunState(
         int(model.optimizer.iterations),
@@ -172,7 +174,7 @@ def _train(run, data, on_start, extra_callbacks, on_evaluation):
     ]
     if run.dtype == "mixed_float16":
         parts.append(callbacks.LossScale(state, model.optimizer))
-    if distribution.is_first():
+    if processes.is_first():
         parts += _reports(run, state, flops_per_token, 4 * state_scalars)
     if run.output_dir:
         # Last: a run that goes on from a step has written all else of that step.
@@ -234,7 +236,7 @@ def _start(run, data):
     """
     if not run.output_dir:
         return building.build(run, data.description)
-    newest = distribution.from_first(lambda: _newest(run))
+    newest = processes.from_first(lambda: _newest(run))
     # A model is drawn before it is loaded, and processes must draw the same one.
     keras.utils.set_random_seed(run.random_seed)
     model = (
@@ -242,7 +244,7 @@ def _start(run, data):
         if newest
         else building.build(run, data.description)
     )
-    if distribution.is_first():
+    if processes.is_first():
         vocabulary = dataset.Paths(run.data_dir, run.problem).tokenizer
         run_folder.begin(run.output_dir, run.identity(), data.description, vocabulary)
     return model

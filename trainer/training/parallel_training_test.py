@@ -1,4 +1,4 @@
-"""Runs over eight devices: weights, figures and checkpoints of one device (JAX)."""
+"""Runs over several devices: weights, figures and checkpoints of one device."""
 
 import dataclasses
 
@@ -19,9 +19,10 @@ from trainer.runs import trained_model
 from trainer.training import loop
 from trainer.training.run import Run
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "jax", reason="keras.distribution is for JAX"
-)
+BACKEND = keras.backend.backend()
+pytestmark = pytest.mark.skipif(BACKEND == "torch", reason="there is no strategy")
+ON_JAX = pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution is for JAX")
+ON_TENSORFLOW = pytest.mark.skipif(BACKEND != "tensorflow", reason="of towers")
 
 HPARAMS = HParams(
     num_hidden_layers=2,
@@ -32,6 +33,8 @@ HPARAMS = HParams(
     learning_rate_warmup_steps=100,
     attention_dropout=0.0,
     relu_dropout=0.0,
+    # On TensorFlow each device draws noise of its own.
+    layer_prepostprocess_dropout=0.1 if BACKEND == "jax" else 0.0,
     clip_grad_norm=0.1,
     ema_momentum=0.9,
 )
@@ -42,13 +45,14 @@ def spread():
     """Returns a function of a strategy and its devices; None is one device."""
 
     def begin(strategy, devices=None):
-        keras.distribution.set_distribution(None)
+        if BACKEND == "jax":
+            keras.distribution.set_distribution(None)
         distribution.spread(
             strategy or "none", "transformer_lm", HPARAMS, 2000, devices
         )
 
     yield begin
-    keras.distribution.set_distribution(None)
+    begin(None)
 
 
 def run(data_dir, output_dir=None, steps=6, problem=PROBLEM, **changes):
@@ -66,11 +70,13 @@ def assert_same(found, expected):
     )
 
 
-@pytest.mark.parametrize("strategy, devices", [("data", None), ("model", 4)])
+@pytest.mark.parametrize(
+    "strategy, devices", [("data", None), pytest.param("model", 4, marks=ON_JAX)]
+)
 def test_a_run_in_two_topologies_is_the_run_on_one_device(
     data_dir, tmp_path, spread, strategy, devices
 ):
-    """The first half on eight devices, the second on one, and either is evaluated."""
+    """The first half on all devices, the second on one, and either is evaluated."""
     whole = loop.train(run(data_dir))
     spread(strategy, devices)
     half = loop.train(run(data_dir, tmp_path, 3))
@@ -85,7 +91,7 @@ def test_a_run_in_two_topologies_is_the_run_on_one_device(
 
 
 def test_rows_of_many_lengths_are_filled_up(data_dir, tmp_path, spread):
-    """512 tokens are 21 rows of 24: three empty ones make them 24 for 8 devices."""
+    """512 tokens are 21 rows of 24: empty ones make them 24 for 8 devices."""
     problem = registry.problems.get("languagemodel_lm1b2k")
     datagen.generate(problem, data_dir / "text", tmp_path, max_length=32)
     settings = run(tmp_path, problem=problem.name)
@@ -96,7 +102,18 @@ def test_rows_of_many_lengths_are_filled_up(data_dir, tmp_path, spread):
 
 def test_a_batch_that_devices_cannot_share_is_refused(data_dir, tmp_path, spread):
     spread("data")
-    with pytest.raises(UsageError, match="a batch of 15 rows .* a multiple of 256"):
+    least = 32 * distribution.replicas()
+    with pytest.raises(
+        UsageError, match=f"a batch of 15 rows .* a multiple of {least}"
+    ):
         loop.train(run(data_dir, tmp_path / "run", batch_size=15 * 32))
     assert not (tmp_path / "run").exists()
     assert dataset.load_description(data_dir, PROBLEM).max_length == 32
+
+
+@ON_TENSORFLOW
+def test_towers_cannot_be_one_program(data_dir, spread):
+    spread("data")
+    settings = dataclasses.replace(run(data_dir), xla_compile="true")
+    with pytest.raises(UsageError, match="--xla_compile=true is for one device"):
+        loop.train(settings)
