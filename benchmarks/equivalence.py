@@ -131,13 +131,21 @@ def work(options):
     processes.leave(0)
 
 
-def start(options, devices, number):
-    """Trains every setting in so many processes of so many devices each."""
+def free_port():
+    """Returns a port of this host that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def start(options, devices, number):
+    """Trains every setting in so many processes of so many devices each."""
     flags = f"--xla_force_host_platform_device_count={devices}"
-    given = vars(options) | {"devices": devices, "num_processes": number, "port": port}
+    given = vars(options) | {
+        "devices": devices,
+        "num_processes": number,
+        "port": free_port(),
+    }
     command = [sys.executable, "-m", "benchmarks.equivalence"]
     command += [
         f"--{name}={value}" for name, value in given.items() if value is not None
@@ -200,7 +208,7 @@ def main():
         options.folder = options.folder or folder
         pathlib.Path(options.folder).mkdir(parents=True, exist_ok=True)
         if options.data_dir is None:
-            options.data_dir = make_data(pathlib.Path(folder) / "data")
+            options.data_dir = make_data(f"{folder}/data")
         for topology in ("1x1", *options.topologies.split(",")):
             start(options, *map(int, topology.split("x")))
         return int(not report(options))
@@ -212,6 +220,7 @@ def make_data(folder):
     from trainer import registry
     from trainer.data import datagen
 
+    folder = pathlib.Path(folder)
     generate.write_corpus(folder / "text", train_sentences=(1500, 500), dev=200)
     problem = registry.problems.get(PROBLEM)
     datagen.generate(problem, folder / "text", folder, max_length=32)

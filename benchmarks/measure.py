@@ -98,6 +98,30 @@ def peak_temporary_bytes(function):
     return min(peaks)
 
 
+def compiled_step(trained, rows):
+    """Returns the compiled training step of a model on JAX.
+
+    Args:
+        trained: compiled Keras model; its optimizer is built here, if it is not.
+        rows: an array, of all devices.
+    """
+    import jax
+    import keras
+
+    trained.optimizer.build(trained.trainable_variables)
+    state = trained._get_jax_state(
+        trainable_variables=True,
+        non_trainable_variables=True,
+        optimizer_variables=True,
+        metrics_variables=True,
+    )
+    if distribution := keras.distribution.distribution():
+        layout = distribution.get_data_layout(rows.shape)
+        rows = keras.distribution.distribute_tensor(rows, layout)
+    step = jax.jit(trained.train_step, donate_argnums=0)
+    return step.lower(state, (rows,)).compile()
+
+
 def device_peak_bytes():
     """Returns the most memory that a GPU held in this process; None on a CPU."""
     import keras

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from benchmarks.measure import compiled_step
 from trainer import registry
 from trainer.hparams import HParams
 from trainer.models import language_model
@@ -56,32 +57,13 @@ def language_models():
     return model, trained, language_model.scoring_model(model, ROWS * LENGTH)
 
 
-def program(trained):
-    """Returns the text of the compiled step."""
-    trained.optimizer.build(trained.trainable_variables)
-    trained.make_train_function()
-    state = trained._get_jax_state(
-        trainable_variables=True,
-        non_trainable_variables=True,
-        optimizer_variables=True,
-        metrics_variables=True,
-    )
-    import jax
-
-    x = rows()
-    layout = keras.distribution.distribution().get_data_layout(x.shape)
-    data = keras.distribution.distribute_tensor(x, layout)
-    step = jax.jit(trained.train_step, donate_argnums=0)
-    return step.lower(state, (data,)).compile().as_text()
-
-
 @pytest.mark.parametrize("chunk_tokens", [4, 10, 10_000])
 def test_no_device_fetches_or_computes_the_tokens_of_another(
     distribute, monkeypatch, chunk_tokens
 ):
     monkeypatch.setattr(losses, "CHUNK_LOGITS", chunk_tokens * VOCAB)
     distribute()
-    text = program(language_models()[1])
+    text = compiled_step(language_models()[1], rows()).as_text()
     assert "all-reduce" in text  # of the gradients
     for operation in ("all-gather", "all-to-all", "collective-permute"):
         assert operation not in text, operation
