@@ -102,6 +102,7 @@ setuptools.setup(
             "hypothesis>=6.100",
             "import-linter>=2.5",
             "ipykernel>=6.29",  # executes the notebook
+            "kubernetes-validate>=1.30",  # has the schemas of Kubernetes' API
             "nbclient>=0.10",
             "pre-commit>=4",
             "pyright[nodejs]>=1.1.400",  # a wheel with Node.js: no download by npm

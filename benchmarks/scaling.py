@@ -99,6 +99,7 @@ def report(optimizers):
     """Prints the table of both sizes."""
     import jax
 
+    from extreme_tensoring_tf import ExtremeTensoring
     from extreme_tensoring_tf import memory_report
     from trainer.optim import device_memory
 
@@ -110,7 +111,8 @@ def report(optimizers):
         for optimizer in optimizers:
             trained, found = measured(size, optimizer)
             weights = trained.trainable_variables
-            planned = memory_report(weights, [trained.optimizer])
+            ours = isinstance(trained.optimizer, ExtremeTensoring)
+            planned = memory_report(weights, [trained.optimizer if ours else optimizer])
             (share, *_) = device_memory.shares(planned, jax.device_count())
             cells = [
                 f"{found[name]:,.0f}, {getattr(share, name):,.0f}"

