@@ -24,7 +24,12 @@ FOLDERS = (
 )
 NO_TARGET = ("setup.py",)
 # Module -> distribution, where more differs than "_" and "-".
-DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl-py", "tensorflow": "tensorflow-cpu"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "absl": "absl-py",
+    "tensorflow": "tensorflow-cpu",
+    "yaml": "pyyaml",
+}
 # Imported where it is installed: other backends, and what we compare with.
 OPTIONAL = {"adam_mini", "apollo_torch", "bitsandbytes", "came_pytorch", "flax"}
 OPTIONAL |= {"galore_torch", "jax", "keras_hub", "onnxruntime", "optax", "torch"}
@@ -32,6 +37,7 @@ OPTIONAL |= {"torchao", "transformers"}
 # Label -> the files that it reads.
 DATA = {
     "//:conftest": ["//testdata:corpus"],
+    "//examples:clusters_test": ["kubernetes.yaml", "slurm.sh"],
     "//examples:notebook_test": ["language_model.ipynb"],
 }
 # Label -> deps that it imports by name: what a schedule or an optimizer is called.
