@@ -16,6 +16,7 @@ from trainer.evaluation import evaluation
 from trainer.hparams import HParams
 from trainer.runs import checkpoints
 from trainer.runs import trained_model
+from trainer.training import building
 from trainer.training import loop
 from trainer.training.run import Run
 
@@ -117,3 +118,17 @@ def test_towers_cannot_be_one_program(data_dir, spread):
     settings = dataclasses.replace(run(data_dir), xla_compile="true")
     with pytest.raises(UsageError, match="--xla_compile=true is for one device"):
         loop.train(settings)
+
+
+@ON_TENSORFLOW
+def test_noise_of_towers_goes_on_where_it_was(data_dir, spread):
+    """Each of two towers draws once a step, and a later start begins after both."""
+    spread("data")
+    settings = run(data_dir, steps=2, layer_prepostprocess_dropout=0.1)
+    model = loop.train(settings).model
+    states = [v for v in model.variables if v.name == "seed_generator_state"]
+    before = [np.asarray(v) for v in states]
+    building.seed_dropout(model, settings.random_seed, 2)
+    assert before and len({tuple(state) for state in before}) == len(before)
+    for state, found in zip(states, before):
+        np.testing.assert_array_equal(np.asarray(state), found)
