@@ -52,8 +52,8 @@ def train_step(model, rows):
         with tf.GradientTape() as tape:
             mean = model(own, training=True)
             added = model._compute_loss(x=own, y_pred=mean, training=True) - mean
-            loss = mean * (real(own) / tokens) + added / number
-            scaled = model.optimizer.scale_loss(loss)
+            loss = mean * (real(own) / tokens)
+            scaled = model.optimizer.scale_loss(loss + added / number)
         return loss, tape.gradient(scaled, weights)
 
     found = each(loss_and_gradients, rows)
