@@ -8,8 +8,8 @@ one process and 1 and 4 of each of two; on TensorFlow, over those of one process
 devices are a CPU's, as many as are asked for.
 
 The table has the largest difference between weights and those of one device, and what
-is allowed: in float32 `--tolerance`, in mixed_bfloat16 twice the largest difference that
-this dtype makes on one device, to the run in float32, for both runs that are compared
+is allowed: in float32 `--tolerance`, in mixed_bfloat16 twice the largest difference
+that this dtype makes on one device, to the run in float32, for both runs compared
 may be so far from that. Status 1: a difference is above it.
 `--optimizers=all` are all that are registered. With `--folder` a table that was
 interrupted goes on.
