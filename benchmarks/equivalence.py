@@ -21,6 +21,8 @@ import tempfile
 
 import numpy as np
 
+from trainer import progress
+
 DTYPES = ("float32", "mixed_bfloat16")
 VARIANTS = {
     "plain": {},
@@ -179,7 +181,8 @@ def main():
         if options.data_dir is None:
             options.data_dir = make_data(pathlib.Path(folder) / "data")
         # One process of eight devices trains on some of them, too.
-        for devices, processes in [(8, 1), *((d, p) for d, p in TOPOLOGIES if p > 1)]:
+        topologies = [(8, 1), *((d, p) for d, p in TOPOLOGIES if p > 1)]
+        for devices, processes in progress.over(topologies, unit="topology"):
             start(options, devices, processes)
         largest = report(options)
     print(f"largest difference: {largest:.1e}")

@@ -14,6 +14,7 @@ from absl import flags
 from trainer import distribution
 from trainer.bin import cli
 from trainer.bin import run_flags
+from trainer.bin import streams
 
 _RUN = run_flags.RunFlags()
 _OUTPUT_DIR = cli.DEFINE_path(
@@ -115,7 +116,7 @@ def main(argv):
     def joined():
         sys.exit(train(hparams, vocab_size, profile))
 
-    status = cli.guarded(joined)
+    status = streams.guarded(joined)
     distribution.leave(status)
     return status
 
