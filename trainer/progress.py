@@ -28,7 +28,7 @@ class Progress:
         seconds: between two lines.
     """
 
-    def __init__(self, total=None, start=0, label="", unit="step", seconds=30):
+    def __init__(self, total=None, start=0, label="", unit="step", seconds=30.0):
         self.done = start
         self._total = total
         self._label = f"{label}: " if label else ""
@@ -97,7 +97,7 @@ class Progress:
 
 
 def over(
-    items: Iterable[T], label: str = "", unit: str = "step", seconds: float = 30
+    items: Iterable[T], label: str = "", unit: str = "step", seconds: float = 30.0
 ) -> Iterator[T]:
     """Yields items, and shows how many are done: those after which another is asked.
 
