@@ -35,13 +35,16 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist=worksteal
 
 # Slow tests, and on JAX too, where TensorFlow is not installed, the optimizer and
-# runs that are trained together.
+# runs over several devices or trained together.
 test-all: test .venv-jax/installed
 	$(BIN)/python -m pytest -m slow
-	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest extreme_tensoring_tf \
-	  trainer/optim/peers trainer/training/population_test.py \
+	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest $(ON_JAX) \
 	  examples/programs_test.py "docs_test.py::test_every_block_runs[distributed.md]" \
 	  -m "slow or not slow"
+ON_JAX = extreme_tensoring_tf trainer/distribution_test.py trainer/optim/peers \
+  trainer/bin/distributed_test.py trainer/experiments/rate_grid_test.py \
+  trainer/models/parallel_loss_test.py trainer/training/parallel_training_test.py \
+  trainer/training/population_test.py
 
 # Kills, full disks, damage, long runs: docs/faults.md. Mounts small disks, as root.
 test-faults: .venv/installed .venv-jax/installed
@@ -57,12 +60,23 @@ test-install: .venv/installed
 test-bazel: .venv/installed
 	bazel test //extreme_tensoring_tf/...
 
-# Lines of both packages that the tests run, in every process. Half an hour.
-coverage: .venv/installed
-	rm -rf .coverage && mkdir .coverage
-	$(BIN)/coverage run -m pytest -m "slow or not slow"
-	$(BIN)/coverage combine --quiet
+# Lines of both packages that the tests run on TensorFlow and on JAX, in every process
+# that they start: an error below `fail_under`. An hour on two cores. It goes on where it
+# was interrupted: the data of a folder of tests are kept until a module changes.
+MEASURED = extreme_tensoring_tf $(wildcard trainer/*_test.py) \
+  $(sort $(patsubst %/,%,$(dir $(wildcard trainer/*/*_test.py)))) examples docs_test.py
+PARTS = $(MEASURED:%=.coverage/tensorflow/%/done) $(ON_JAX:%=.coverage/jax/%/done)
+coverage: $(PARTS)
+	$(BIN)/coverage combine --keep --quiet $(PARTS:%/done=%)
 	$(BIN)/coverage report
+
+MODULES = $(shell find conftest.py docs_test.py extreme_tensoring_tf trainer -name '*.py')
+measure = rm -rf $(@D) && mkdir -p $(@D) && COVERAGE_FILE=$(abspath $(@D))/data \
+  $(1)/coverage run -m pytest -m "slow or not slow" $* && touch $@
+.coverage/tensorflow/%/done: .venv/installed $(MODULES)
+	$(call measure,$(BIN))
+.coverage/jax/%/done: .venv-jax/installed $(MODULES)
+	KERAS_BACKEND=jax; export KERAS_BACKEND; $(call measure,.venv-jax/bin)
 
 # Mutants that the tests of the mathematics let live; `mutmut show NAME` says what one is.
 mutation: .venv-jax/installed

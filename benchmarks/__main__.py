@@ -14,6 +14,7 @@ import sys
 
 from absl import flags
 
+from trainer import progress
 from trainer.bin import cli
 from trainer.errors import UsageError
 from trainer.errors import unknown
@@ -52,9 +53,9 @@ def main(argv):
     for name in _ONLY.value:
         if name not in COMMANDS:
             raise unknown("benchmark", name, COMMANDS)
-    for name in _ONLY.value:
+    for number, name in enumerate(_ONLY.value, start=1):
         command = COMMANDS[name]
-        print(f"python {command}", file=sys.stderr)
+        progress.write(f"benchmark {number} of {len(_ONLY.value)}: python {command}")
         printed = subprocess.run(
             [sys.executable, *command.split()],
             stdout=subprocess.PIPE,

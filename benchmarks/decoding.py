@@ -13,6 +13,7 @@ import functools
 
 from absl import flags
 
+from trainer import progress
 from trainer.bin import cli
 
 _HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_small", "Model.")
@@ -29,6 +30,17 @@ def main(argv):
 
     hparams = registry.hparams_sets.get(_HPARAMS_SET.value)()
     model = registry.models.get("transformer_lm")(hparams, _VOCAB.value, _LENGTH)
+    lines = []
+    for rows in progress.over([int(rows) for rows in _ROWS.value], unit="size"):
+        seconds = _generation(model, rows, (5, 15, 240, 250))
+        early = (seconds[15] - seconds[5]) / 10
+        late = (seconds[250] - seconds[240]) / 10
+        mean = seconds[250] / 250
+        again = _prefix(model, rows)
+        lines.append(
+            f"| {rows} | {rows / mean:,.0f} | {1e3 * early:.2f} | {1e3 * late:.2f} | "
+            f"{late / early:.2f} | {1e3 * again:.2f} | {again / mean:.1f} |"
+        )
     print(
         f"{_HPARAMS_SET.value}, {_VOCAB.value} tokens of vocabulary, "
         f"{measure.environment()}\n"
@@ -37,16 +49,7 @@ def main(argv):
         "| rows | tokens/s | ms a token at 10 | at 250 | at 250 / at 10 | "
         "prefix again, ms | again / cache |\n|---|---|---|---|---|---|---|"
     )
-    for rows in map(int, _ROWS.value):
-        seconds = _generation(model, rows, (5, 15, 240, 250))
-        early = (seconds[15] - seconds[5]) / 10
-        late = (seconds[250] - seconds[240]) / 10
-        mean = seconds[250] / 250
-        again = _prefix(model, rows)
-        print(
-            f"| {rows} | {rows / mean:,.0f} | {1e3 * early:.2f} | {1e3 * late:.2f} | "
-            f"{late / early:.2f} | {1e3 * again:.2f} | {again / mean:.1f} |"
-        )
+    print("\n".join(lines))
 
 
 def _generation(model, rows, lengths):

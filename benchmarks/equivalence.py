@@ -28,6 +28,8 @@ import tempfile
 import keras
 import numpy as np
 
+from trainer import progress
+
 DTYPES = ("float32", "mixed_bfloat16")
 VARIANTS = {
     "plain": {},
@@ -211,7 +213,8 @@ def main():
         pathlib.Path(options.folder).mkdir(parents=True, exist_ok=True)
         if options.data_dir is None:
             options.data_dir = make_data(f"{folder}/data")
-        for topology in ("1x1", *options.topologies.split(",")):
+        topologies = ("1x1", *options.topologies.split(","))
+        for topology in progress.over(topologies, unit="topology"):
             start(options, *map(int, topology.split("x")))
         return int(not report(options))
 

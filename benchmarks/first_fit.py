@@ -15,6 +15,7 @@ from absl import flags
 from benchmarks.measure import apart
 from benchmarks.measure import environment
 from benchmarks.measure import timed
+from trainer import progress
 from trainer.bin import cli
 
 _OPTIMIZERS = flags.DEFINE_list(
@@ -30,7 +31,7 @@ def main(argv):
         print(json.dumps(trial(_OPTIMIZERS.value[0])))
         return
     turns = {name: [] for name in _OPTIMIZERS.value}
-    for name in _OPTIMIZERS.value * _ROUNDS.value:
+    for name in progress.over(_OPTIMIZERS.value * _ROUNDS.value, unit="turn"):
         turn = apart("benchmarks.first_fit", "--trial", f"--optimizers={name}")
         turns[name].append(turn)
     print(f"EfficientNetB0, {environment()}\n")

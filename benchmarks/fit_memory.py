@@ -18,6 +18,7 @@ from absl import flags
 from benchmarks.measure import apart
 from benchmarks.measure import environment
 from benchmarks.measure import peak_resident_bytes
+from trainer import progress
 from trainer.bin import cli
 
 _OPTIMIZERS = flags.DEFINE_list(
@@ -34,11 +35,14 @@ def main(argv):
         layers = int(_LAYERS.value[0])
         print(json.dumps(trial(_OPTIMIZERS.value[0], layers, _TRIAL.value)))
         return
+    slopes = {
+        name: [slope(name, how) for how in ("auto", "xla")]
+        for name in progress.over(_OPTIMIZERS.value, unit="optimizer")
+    }
     print(f"layers of {_WIDTH} x {_WIDTH}, {environment()}\n")
     print("| optimizer | bytes a parameter | under XLA |\n|---|---|---|")
-    for name in _OPTIMIZERS.value:
-        slopes = [f"{slope(name, how):.1f}" for how in ("auto", "xla")]
-        print(f"| {name} | {slopes[0]} | {slopes[1]} |", flush=True)
+    for name, (usual, xla) in slopes.items():
+        print(f"| {name} | {usual:.1f} | {xla:.1f} |")
 
 
 def slope(name, how):

@@ -15,6 +15,7 @@ from absl import flags
 
 from benchmarks.measure import environment
 from benchmarks.measure import timed
+from trainer import progress
 from trainer.bin import cli
 
 _HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_small", "Model.")
@@ -41,7 +42,7 @@ def main(argv):
     rows = np.random.default_rng(0).integers(2, _VOCAB.value, shape, "int32")
     batches = np.concatenate([rows] * _STEPS.value)
     times = {name: [] for name in _OPTIMIZERS.value}
-    for name in _OPTIMIZERS.value * _ROUNDS.value:
+    for name in progress.over(_OPTIMIZERS.value * _ROUNDS.value, unit="turn"):
         keras.utils.clear_session()
         model = registry.models.get("transformer_lm")(hparams, _VOCAB.value, _LENGTH)
         model.compile(contestants.keras_optimizer(name), losses.SmoothedCrossEntropy())

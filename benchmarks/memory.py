@@ -18,6 +18,7 @@ from absl import flags
 
 from benchmarks import measure
 from benchmarks import tables
+from trainer import progress
 from trainer.bin import cli
 
 _BUDGET = cli.DEFINE_size("budget", "4GB", "Resident memory: 4GB, 800MB.")
@@ -37,7 +38,8 @@ def main(argv):
     if _TRIAL.value:
         print(json.dumps(trial(_OPTIMIZERS.value[0], _TRIAL.value)))
         return
-    rows = [(name, *largest(name, _BUDGET.value)) for name in _OPTIMIZERS.value]
+    names = progress.over(_OPTIMIZERS.value, unit="optimizer")
+    rows = [(name, *largest(name, _BUDGET.value)) for name in names]
     print(
         f"{_BUDGET.value / 1e9:g} GB, width {_HIDDEN.value}, {_VOCAB.value:,} subwords"
         f", one row of {_LENGTH} tokens, {measure.environment()}\n\n"
@@ -70,7 +72,7 @@ def largest(name, budget):
             fits, figures = layers, tried
         else:  # too large, or killed for lack of memory
             too_many = layers
-        print(f"{name}: {layers} layers, {tried}", file=sys.stderr, flush=True)
+        progress.write(f"{name}: {layers} layers, {tried}")
     return fits, figures
 
 

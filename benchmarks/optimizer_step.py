@@ -29,6 +29,7 @@ from benchmarks.measure import timed
 from benchmarks.measure import traced
 from benchmarks.measure import wait_for_turn
 from benchmarks.shapes import PRESETS
+from trainer import progress
 from trainer.bin import cli
 from trainer.errors import UsageError
 
@@ -93,7 +94,7 @@ def measure(shapes, names, backend, rounds, updates=1, before_timing=None):
     rng = np.random.default_rng(0)
     grads = [rng.standard_normal(s, dtype="float32") for s in shapes]
     steps, rows = {}, {}
-    for name in names:
+    for name in progress.over(names, "compile", "optimizer"):
         values = [np.ones(s, "float32") for s in shapes]
         began = time.perf_counter()
         step = contestants.make(name, backend)(grads, values)
@@ -107,7 +108,7 @@ def measure(shapes, names, backend, rounds, updates=1, before_timing=None):
     if before_timing:
         before_timing()
     times = {name: [] for name in steps}
-    for _ in range(rounds):
+    for _ in progress.over(range(rounds), unit="round"):
         for name, step in steps.items():
             times[name].append(timed(step.run, updates) / updates)
     parameters = sum(int(np.prod(s)) for s in shapes)

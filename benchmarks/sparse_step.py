@@ -11,6 +11,7 @@ import sys
 
 from benchmarks.measure import environment
 from benchmarks.measure import timed
+from trainer import progress
 from trainer.bin import cli
 
 _TOUCHED = cli.DEFINE_count("touched", 1000, "Rows with a gradient.")
@@ -42,7 +43,7 @@ def main(argv):
             )
             steps[rows, form]()  # traces and compiles
     times = {key: [] for key in steps}
-    for _ in range(_ROUNDS.value):
+    for _ in progress.over(range(_ROUNDS.value), unit="round"):
         for key, step in steps.items():
             times[key].append(1e3 * timed(step))
     print(f"{_TOUCHED.value} rows of {_WIDTH.value} touched, {environment()}")

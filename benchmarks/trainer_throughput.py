@@ -20,6 +20,7 @@ import time
 
 from absl import flags
 
+from trainer import progress
 from trainer.bin import cli
 
 _HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_small", "Model.")
@@ -48,13 +49,12 @@ def main(argv):
 
     figures = {name: [] for name in _CONTESTANTS.value or CONTESTANTS}
     reasons = {}
-    for _ in range(_ROUNDS.value):
-        for name in figures:
-            outcome = _turn(name)
-            if isinstance(outcome, str):
-                reasons[name] = outcome
-            else:
-                figures[name].append(outcome)
+    for name in progress.over(list(figures) * _ROUNDS.value, unit="turn"):
+        outcome = _turn(name)
+        if isinstance(outcome, str):
+            reasons[name] = outcome
+        else:
+            figures[name].append(outcome)
     print(
         f"{_HPARAMS_SET.value}, {_TOKENS.value} tokens a step, {_VOCAB.value} tokens "
         f"of vocabulary, {environment()}\n"

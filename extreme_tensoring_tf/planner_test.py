@@ -87,11 +87,11 @@ def test_gain_is_the_fall_in_divergence():
 PLANNED = [("a", (12, 15)), ("b", (30,)), ("c", (1, 20)), ("d", (2, 9))]
 
 
-def uneven_gradients():
+def uneven_gradients(planned):
     """Heavy-tailed, each with slices that are zero."""
     rng = np.random.default_rng(3)
     gradients = []
-    for _, shape in PLANNED:
+    for _, shape in planned:
         g = rng.normal(size=shape) * rng.gamma(0.2, size=shape[:-1] + (1,))
         g = g * rng.gamma(0.2, size=shape[-1:])
         g[..., 3] = 0
@@ -110,10 +110,21 @@ def explained(p, dims):
     return np.log(len(p)) + np.sum(p[p > 0] * np.log(q[p > 0]))
 
 
-def options(gradients):
+def products(*sizes):
+    """Gradients of vectors, each nearly a product over the factors at level 2."""
+    rng = np.random.default_rng(2)
+    gradients = []
+    for n in sizes:
+        factors = [rng.gamma(0.3, size=d) for d in tensor_index((n,), 2)]
+        grid = factors[0] if len(factors) == 1 else np.outer(*factors).ravel()
+        gradients.append(grid * rng.normal(size=n))
+    return gradients
+
+
+def options(planned, gradients):
     """Per axis of every variable its (scalars, gain, dims), the coarsest first."""
     found = []
-    for v, (_, shape) in enumerate(PLANNED):
+    for v, (_, shape) in enumerate(planned):
         for axis, n in enumerate(shape):
             dims = {}  # by their sum, the coarser first
             for level in range(1, 5) if n > 1 else ():
@@ -150,22 +161,34 @@ def hull_of_the_best(found):
     return [choice for _, _, choice in hull]
 
 
-@pytest.mark.parametrize("measured", [True, False])
-def test_is_the_best_of_all_choices(measured):
+@pytest.mark.parametrize(
+    "planned, gradients",
+    [
+        (PLANNED, uneven_gradients(PLANNED)),
+        (PLANNED, None),
+        ([("a", (8,)), ("b", (13,))], None),
+        ([("a", (36,)), ("b", (36,)), ("c", (6,))], products(36, 36, 6)),
+    ],
+)
+def test_is_the_best_of_all_choices(planned, gradients):
     """By trying them all, at every budget that the best choice spends to the end."""
-    gradients = uneven_gradients() if measured else None
-    found = options(gradients)
+    found = options(planned, gradients)
     choices = hull_of_the_best(found)
-    assert len(choices) > 6
+    assert len(choices) > len(planned)
     for choice in choices:
-        expected = {path: [] for path, _ in PLANNED}
+        expected = {path: [] for path, _ in planned}
         for (v, _), (_, _, dims) in zip(found, choice):
             entry = list(dims) if len(dims) > 1 else (dims or (1,))[0]
-            expected[PLANNED[v][0]].append(entry)
+            expected[planned[v][0]].append(entry)
         rules = {f"^{path}$": dims for path, dims in expected.items()}
-        budget = 4 * state(rules, PLANNED)
-        assert plan(PLANNED, budget, gradients) == rules
-        assert plan(PLANNED, budget + 3, gradients) == rules
+        budget = 4 * state(rules, planned)
+        assert plan(planned, budget, gradients) == rules
+        assert plan(planned, budget + 3, gradients) == rules
+
+
+def test_a_small_gain_is_bought_where_there_is_room():
+    gradient = np.linspace(1.0, 1.2, 8)  # explains 0.04 nats in all
+    assert plan([("b", (8,))], 4 * 8, [gradient]) == {"^b$": [8]}
 
 
 def test_batches_count_alike_and_in_float64():
@@ -182,6 +205,15 @@ def test_batches_count_alike_and_in_float64():
     assert plan([("k", (16, 24))], 80, [half]) == same
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_every_batch_counts(order):
+    """Rows of the first are uneven, columns of the second, which is far smaller."""
+    scales = 10.0 ** np.random.default_rng(0).uniform(-3, 0, size=(64, 1))
+    batches = [np.tile(scales, (1, 48)), 1e-3 * np.tile(scales[:48].T, (64, 1))]
+    rules = plan([("k", (64, 48))], 4 * 70, [batches[::order]])
+    assert rules == {"^k$": [64, 1]}
+
+
 def test_what_has_no_gradient_keeps_one_scalar():
     rules = plan([("k", (16, 24)), ("b", (8,))], 4000, [np.zeros((16, 24)), np.ones(8)])
     assert rules == {"^k$": [1, 1], "^b$": [1]}
@@ -189,9 +221,8 @@ def test_what_has_no_gradient_keeps_one_scalar():
 
 def test_an_axis_that_is_padded_inside_is_not_offered():
     """Flat dims of 307 at level 3, (17, 4, 5), do not say that 19 of 20 are used."""
-    for budget in range(4, 400, 12):
-        (dims,) = plan([("b", (307,))], budget).values()
-        assert dims in ([1], [[17, 19]], [307])
+    found = [plan([("b", (307,))], 4 * n)["^b$"] for n in (1, 26, 35, 36, 306, 307)]
+    assert found == [[1]] * 3 + [[[17, 19]]] * 2 + [[307]]
 
 
 def test_orthogonalized_variables_take_nothing_of_the_budget():

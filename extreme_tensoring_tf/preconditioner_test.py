@@ -206,8 +206,12 @@ def test_some_rows_are_a_matrix_that_is_zero_elsewhere(dims):
     np.testing.assert_allclose(value(sums), value(expected), rtol=1e-6)
     norms = preconditioner.squared_norms(sums, index)
     np.testing.assert_allclose(value(norms), [np.sum(rows**2)], rtol=1e-6)
-    for form in ("geometric_mean", "rank_one"):
-        settings = preconditioner.Preconditioner(form, 1e-3, "axis", "sum", None)
+    for form, placement in (
+        ("geometric_mean", "axis"),
+        ("geometric_mean", "product"),  # row and column are logarithms then
+        ("rank_one", "axis"),
+    ):
+        settings = preconditioner.Preconditioner(form, 1e-3, placement, "sum", None)
         some = settings.factors(sums + 1.0, index, row_ids)
         all_of_them = settings.factors(sums + 1.0, index)
         np.testing.assert_allclose(
@@ -240,6 +244,32 @@ def test_squared_norms_of_matrices_without_statistics():
     np.testing.assert_array_equal(
         value(preconditioner.squared_norms(sums, view)), [3.0, 5.0]
     )
+
+
+def test_rank_one_with_an_epsilon_as_large_as_the_means():
+    """v = (M_1 + e) (M_2 + e) / (M + e): the scale is no matter of rounding alone."""
+    squares = np.array([[1.0, 4.0, 0.25], [9.0, 1.0, 2.25]])
+    sums = np.concatenate([squares.sum(1), squares.sum(0)])[None].astype("float32")
+    settings = preconditioner.Preconditioner("rank_one", 2.0, "axis", "sum", None)
+    factors = settings.factors(
+        ops.convert_to_tensor(sums), index_from_level((2, 3), level=1)
+    )
+    rows, cols = squares.mean(1, keepdims=True), squares.mean(0, keepdims=True)
+    v = (rows + 2) * (cols + 2) / (squares.mean() + 2)
+    found = entries(factors)[0] * value(factors.root)[0]
+    np.testing.assert_allclose(found, v**-0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "form, placement",
+    [("geometric_mean", "axis"), ("geometric_mean", "product"), ("rank_one", "axis")],
+)
+def test_what_has_only_been_zero_is_not_moved_without_an_epsilon(form, placement):
+    settings = preconditioner.Preconditioner(form, 0.0, placement, "sum", None)
+    sums = ops.convert_to_tensor(np.zeros((1, 5), "float32"))
+    factors = settings.factors(sums, index_from_level((2, 3), level=1))
+    moved = entries(factors)[0] * value(factors.root)[0]
+    np.testing.assert_array_equal(moved, np.zeros((2, 3)))
 
 
 @pytest.mark.parametrize("form", ["geometric_mean_logs", "rank_one_logs"])

@@ -70,7 +70,7 @@ def test_wrong_level(level):
         tensor_index((4, 4), level)
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (-1,), (2.5,)])
+@pytest.mark.parametrize("shape", [(0, 3), (-1,), (2.5,), (2**40,)])
 def test_wrong_shape(shape):
     with pytest.raises(ValueError, match="positive integers"):
         tensor_index(shape, 2)

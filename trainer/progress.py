@@ -3,8 +3,14 @@
 import os
 import sys
 import time
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sized
+from typing import TypeVar
 
 import tqdm
+
+T = TypeVar("T")
 
 
 class Progress:
@@ -22,7 +28,7 @@ class Progress:
         seconds: between two lines.
     """
 
-    def __init__(self, total=None, start=0, label="", unit="step", seconds=30):
+    def __init__(self, total=None, start=0, label="", unit="step", seconds=30.0):
         self.done = start
         self._total = total
         self._label = f"{label}: " if label else ""
@@ -81,13 +87,39 @@ class Progress:
         if self._figures:
             parts += [f"{name}={value}" for name, value in self._figures(rate).items()]
         else:
-            parts.append(f"{rate:,.0f} a second")
+            parts.append(_speed(rate))
         if self._total and rate and self._printed:
             left = tqdm.tqdm.format_interval((self._total - self.done) / rate)
             parts.append(f"{left} left")
         print(self._label + ", ".join(parts), file=sys.stderr, flush=True)
         self._shown = self.done, now
         self._printed = True
+
+
+def over(
+    items: Iterable[T], label: str = "", unit: str = "step", seconds: float = 30.0
+) -> Iterator[T]:
+    """Yields items, and shows how many are done: those after which another is asked.
+
+    Args:
+        items: the time left is shown where their number is known.
+        label, unit, seconds: as `Progress` takes them.
+    """
+    total = len(items) if isinstance(items, Sized) else None
+    shown = Progress(total, label=label, unit=unit, seconds=seconds)
+    try:
+        for item in items:
+            yield item
+            shown.update()
+    finally:
+        shown.close()
+
+
+def _speed(rate):
+    """Returns items a second in words, also where one takes many seconds."""
+    if 0 < rate < 1:
+        return f"{1 / rate:,.1f} seconds each"
+    return f"{rate:,.0f} a second"
 
 
 def write(text):

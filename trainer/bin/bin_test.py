@@ -243,6 +243,7 @@ def test_train_continue_evaluate(data_dir, tmp_path):
     assert status == 0, err
     figures = json.loads(out)
     assert figures["sentences"] == 200
+    assert "dev: batch 1 of " in err
     assert 0 < figures["accuracy"] < 1
     use_what_was_trained(data_dir, tmp_path, figures)
 
@@ -261,6 +262,7 @@ def use_what_was_trained(data_dir, tmp_path, figures):
     assert corpus["nats"] == pytest.approx(sum(line["nats"] for line in lines))
     long_lines = sum(line["windows"] > 1 for line in lines)
     assert f"{long_lines} lines have more than 32 tokens" in err
+    assert "line 200, " in err
 
     status, out, err = call("et_eval", *run, "--score_file=-", stdin="ti .\n\nbo\n")
     assert status == 0, err
@@ -303,6 +305,7 @@ def use_what_was_trained(data_dir, tmp_path, figures):
     )
     assert status == 0, err
     assert "saved_model" in out
+    assert "test: batch 1 of 1, " in err
     card = (tmp_path / "lm" / "1" / "README.md").read_text()
     assert "| test |" in card and "et_exporter" in card
     status, out, err = call(*export)

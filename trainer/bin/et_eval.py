@@ -59,6 +59,7 @@ def main(argv):
         _SPLIT.value,
         trained.batch_size,
         _EVAL_STEPS.value,
+        label=_SPLIT.value,
     )
     if _JSON.value:
         cli.print_json(result.to_dict())
@@ -78,6 +79,7 @@ _COLUMNS = ("nats", "nats_per_token", "tokens", "words", "perplexity_per_word")
 
 def score(lines):
     """Prints a line for each line, and one for all."""
+    from trainer import progress
     from trainer.errors import UsageError
     from trainer.evaluation import scoring
 
@@ -88,6 +90,8 @@ def score(lines):
     total, windows, long_lines = None, 0, 0
     if not _JSON.value:
         print("line", *_COLUMNS, "windows", sep="\t")
+    if not sys.stdout.isatty():  # there the lines themselves show it
+        scores = progress.over(scores, unit="line")
     for s in scores:
         print_score(s.line, s.evaluation, s.windows)
         total = s.evaluation if total is None else total + s.evaluation

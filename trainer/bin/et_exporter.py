@@ -62,6 +62,7 @@ def main(argv):
                 split,
                 trained.batch_size,
                 _EVAL_STEPS.value,
+                label=split,
             )
             for split in _SPLITS.value
         }

@@ -15,6 +15,7 @@ from trainer import distribution
 from trainer import processes
 from trainer.bin import cli
 from trainer.bin import run_flags
+from trainer.bin import streams
 
 _RUN = run_flags.RunFlags()
 _OUTPUT_DIR = cli.DEFINE_path(
@@ -116,7 +117,7 @@ def main(argv):
     def joined():
         sys.exit(train(hparams, vocab_size, profile))
 
-    status = cli.guarded(joined)
+    status = streams.guarded(joined)
     processes.leave(status)
     return status
 

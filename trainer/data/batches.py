@@ -217,37 +217,46 @@ def training_batches(
         yield batch, batch
 
 
-def evaluation_batches(
-    buckets: Sequence[Bucket],
-    tokens: int,
-    max_batches: int | None = None,
-    share: Share = ALONE,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields all rows once, the last batch of a length filled up with empty rows.
+class EvaluationBatches:
+    """Holds all rows once, in batches; the last of a length ends in empty rows.
+
+    Each is (headers, rows) of shapes (B, 2) and (B, T); empty rows hold zeros.
 
     Args:
         buckets: the rows of a split, from the function `buckets`.
         tokens: of a batch, at most.
         max_batches: the number of batches, evenly spaced among all; None or 0: all.
-        share: of each batch, that is yielded.
-
-    Yields:
-        (headers, rows) of shapes (B, 2) and (B, T); empty rows hold zeros.
+        share: of each batch, that is held.
     """
-    starts = []  # (bucket, first row, rows) of every batch
-    for bucket in buckets:
-        size = tokens // bucket.length
-        starts += [(bucket, start, size) for start in range(0, len(bucket), size)]
-    if max_batches and max_batches < len(starts):
-        # The middle of each of so many spans: the first rows of a packed split are
-        # all from inside of long sentences, which fill rows by themselves.
-        middles = range(1, 2 * max_batches, 2)
-        starts = [starts[i * len(starts) // (2 * max_batches)] for i in middles]
-    for bucket, start, size in starts:
-        mine, empty = share.of(size)
-        rows = range(start, min(start + size, len(bucket)))
-        items = [bucket[i] for i in rows[mine]]
-        empty += len(range(size)[mine]) - len(items)
-        items += [(np.zeros(HEADER, "<i4"), np.zeros(bucket.length, "<i4"))] * empty
-        headers, rows = (np.stack(column) for column in zip(*items))
-        yield headers, rows
+
+    def __init__(
+        self,
+        buckets: Sequence[Bucket],
+        tokens: int,
+        max_batches: int | None = None,
+        share: Share = ALONE,
+    ):
+        self._share = share
+        starts = []  # (bucket, first row, rows) of every batch
+        for bucket in buckets:
+            size = tokens // bucket.length
+            starts += [(bucket, start, size) for start in range(0, len(bucket), size)]
+        if max_batches and max_batches < len(starts):
+            # The middle of each of so many spans: the first rows of a packed split are
+            # all from inside of long sentences, which fill rows by themselves.
+            middles = range(1, 2 * max_batches, 2)
+            starts = [starts[i * len(starts) // (2 * max_batches)] for i in middles]
+        self._starts = starts
+
+    def __len__(self):
+        return len(self._starts)
+
+    def __iter__(self):
+        for bucket, start, size in self._starts:
+            mine, empty = self._share.of(size)
+            rows = range(start, min(start + size, len(bucket)))
+            items = [bucket[i] for i in rows[mine]]
+            empty += len(range(size)[mine]) - len(items)
+            items += [(np.zeros(HEADER, "<i4"), np.zeros(bucket.length, "<i4"))] * empty
+            headers, rows = (np.stack(column) for column in zip(*items))
+            yield headers, rows

@@ -49,7 +49,7 @@ def test_every_epoch_has_every_row_in_another_order(source):
 
 def test_evaluation_covers_every_row_once(source):
     seen = []
-    for headers, rows in batches.evaluation_batches([source], 7 * 32 + 5):
+    for headers, rows in batches.EvaluationBatches([source], 7 * 32 + 5):
         assert headers.shape == (7, 2) and rows.shape == (7, 32)
         seen += rows.tolist()
     expected = [source[i][1].tolist() for i in range(len(source))]
@@ -76,10 +76,8 @@ def test_processes_share_out_the_rows_of_each_batch(
         found = np.concatenate(parts)
         np.testing.assert_array_equal(found[:rows], expected)
         assert not found[rows:].any()
-    whole = list(batches.evaluation_batches([source], tokens))
-    found = [
-        list(batches.evaluation_batches([source], tokens, None, s)) for s in shares
-    ]
+    whole = list(batches.EvaluationBatches([source], tokens))
+    found = [list(batches.EvaluationBatches([source], tokens, None, s)) for s in shares]
     for expected, *parts in zip(whole, *found, strict=True):
         for a, *of_parts in zip(expected, *parts):
             np.testing.assert_array_equal(np.concatenate(of_parts)[:rows], a)
@@ -128,8 +126,8 @@ def test_unpacked_batches_are_of_one_length_and_few_tokens(unpacked):
 def test_a_part_of_an_evaluation_has_every_length(unpacked):
     folder, description = unpacked
     dev = batches.buckets(folder, description, "dev")
-    whole = list(batches.evaluation_batches(dev, 500))
-    part = list(batches.evaluation_batches(dev, 500, max_batches=len(whole) // 2))
+    whole = list(batches.EvaluationBatches(dev, 500))
+    part = list(batches.EvaluationBatches(dev, 500, max_batches=len(whole) // 2))
     assert len(part) == len(whole) // 2
     assert {rows.shape for _, rows in part} == {rows.shape for _, rows in whole}
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from trainer import distribution
 from trainer import processes
+from trainer import progress
 from trainer.data import batches
 from trainer.data.dataset import Description
 from trainer.data.tokenizer import EOS_ID
@@ -107,6 +108,7 @@ def evaluate(
     buckets: Sequence[batches.Bucket],
     tokens: int,
     max_batches: int | None = None,
+    label: str | None = None,
 ) -> Evaluation:
     """Returns the `Evaluation` of a split, from a score of its rows.
 
@@ -119,10 +121,13 @@ def evaluate(
         tokens: scored at a time; has no effect on the result.
         max_batches: the number of batches to score, evenly spaced among all; None or
             0 scores every row.
+        label: of the progress that is shown; None shows none.
     """
     totals = np.zeros(6)  # whole numbers in float64 are exact
     share = batches.Share(*processes.part(), distribution.replicas())
-    found = batches.evaluation_batches(buckets, tokens, max_batches, share)
+    found = batches.EvaluationBatches(buckets, tokens, max_batches, share)
+    if label is not None:
+        found = progress.over(found, label, "batch")
     for headers, rows in found:
         nats, hits = scoring_model.predict_on_batch(rows)
         totals += (
@@ -150,6 +155,7 @@ def evaluate_model(
     split: str,
     tokens_per_batch: int,
     max_batches: int | None = None,
+    label: str | None = None,
 ) -> Evaluation:
     """Returns the `Evaluation` of a model, as its weights are, on a split.
 
@@ -160,6 +166,7 @@ def evaluate_model(
         split: name of the split.
         tokens_per_batch: scored at a time; has no effect on the result.
         max_batches: the number of batches to score; None or 0 scores every row.
+        label: of the progress that is shown; None shows none.
 
     Raises:
         UsageError: there is no such split, or its rows are missing or damaged.
@@ -167,4 +174,4 @@ def evaluate_model(
     buckets = batches.buckets(data_dir, description, split)
     tokens = description.tokens_per_batch(tokens_per_batch)
     scoring_model = language_model.scoring_model(model, tokens)
-    return evaluate(scoring_model, buckets, tokens, max_batches)
+    return evaluate(scoring_model, buckets, tokens, max_batches, label)

@@ -116,15 +116,17 @@ def optimizer(name, rate):
     return ExtremeTensoring(rate, tensor_dims={"w": DIMS[name]}, **form)
 
 
-def minimize(problem, optimizer, steps, on_evaluation):
+def minimize(problem, optimizer, steps, label, on_evaluation):
     """Runs an optimizer from W = 0 and returns [(step, f), ...]."""
     import keras
+
+    from trainer import progress
 
     w = keras.Variable(np.zeros(problem.shape, "float32"), name="w")
     optimizer.build([w])
     every = max(1, steps // 100)
     curve = []
-    for step in range(steps + 1):
+    for step in progress.over(range(steps + 1), label):
         loss, gradient = problem.value_and_gradient(keras.ops.convert_to_numpy(w))
         if step % every == 0:
             curve.append((step, loss))
@@ -154,7 +156,9 @@ def conduct(scale, output_dir):
 
     def train(name, rate, seed, on_evaluation):
         chosen = optimizer(name, rate)
-        curve = minimize(problems[seed], chosen, scale.train_steps, on_evaluation)
+        label = f"{name} {rate:.3g}"
+        steps = scale.train_steps
+        curve = minimize(problems[seed], chosen, steps, label, on_evaluation)
         return {
             "loss": curve[-1][1],
             "curve": curve,

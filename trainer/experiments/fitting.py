@@ -1,5 +1,7 @@
 """Runs `model.fit` with evaluations: for experiments with models of their own."""
 
+import contextlib
+
 
 def fit(model, batches, train_steps, label, evaluate, on_evaluation):
     """Trains a compiled Keras model and evaluates it five times, evenly spaced.
@@ -8,7 +10,7 @@ def fit(model, batches, train_steps, label, evaluate, on_evaluation):
         model: compiled.
         batches: endless, shuffled.
         train_steps: how many.
-        label: of the progress bar.
+        label: of the progress.
         evaluate: function without arguments, returns the loss to report.
         on_evaluation: called with step and loss; what it raises ends the run.
 
@@ -16,27 +18,32 @@ def fit(model, batches, train_steps, label, evaluate, on_evaluation):
         A record: "loss" (the last), "curve", "parameters" and "state_scalars".
     """
     import keras
-    import tqdm.keras
 
+    from trainer import progress
     from trainer.optim import optimizer_state
 
     epochs = min(5, train_steps)
     steps = train_steps // epochs
     curve = []
+    shown = progress.Progress(epochs * steps, label=label)
 
     class Evaluation(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs):
+            shown.update(lambda rate: {"loss": f"{logs['loss']:.3f}"})
+
         def on_epoch_end(self, epoch, logs=None):
             curve.append(((epoch + 1) * steps, evaluate()))
             on_evaluation(*curve[-1])
 
-    model.fit(
-        batches,
-        shuffle=False,  # the batches are shuffled
-        steps_per_epoch=steps,
-        epochs=epochs,
-        verbose=0,
-        callbacks=[Evaluation(), tqdm.keras.TqdmCallback(verbose=0, desc=label)],
-    )
+    with contextlib.closing(shown):
+        model.fit(
+            batches,
+            shuffle=False,  # the batches are shuffled
+            steps_per_epoch=steps,
+            epochs=epochs,
+            verbose=0,
+            callbacks=[Evaluation()],
+        )
     return {
         "loss": curve[-1][1],
         "curve": curve,

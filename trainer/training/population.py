@@ -133,20 +133,17 @@ class Population:
             batches.training_batches(self._buckets["train"], self._tokens, seed)
             for seed in self._seeds
         ]
-        shown = progress.Progress(run.train_steps, label=label)
-        for number in range(run.train_steps):
+        for number in progress.over(range(run.train_steps), label):
             rows = np.stack([next(stream)[0] for stream in streams])
             states = self._step(states, rows, self._which, rates[number])
             step = number + 1
             if step % run.local_eval_frequency == 0 or step == run.train_steps:
                 on_evaluation(step, self._evaluate(states))
-            shown.update()
-        shown.close()
         return time.monotonic() - started
 
     def _evaluate(self, states):
         total = np.zeros(len(self.members))
-        for _, rows in batches.evaluation_batches(self._buckets["dev"], self._tokens):
+        for _, rows in batches.EvaluationBatches(self._buckets["dev"], self._tokens):
             total += np.asarray(self._nats(states, rows))
         return total / self._split.tokens
 
