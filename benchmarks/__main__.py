@@ -21,6 +21,8 @@ from trainer.errors import unknown
 
 COMMANDS = {
     "optimizer_step": "-m benchmarks.optimizer_step --rounds=25",
+    "in_program": "-m benchmarks.optimizer_step "
+    "--optimizers=sgd,adam,et2,et2_in_program,et2_rank1,et2_rank1_in_program",
     "optimizer_step_300": "-m benchmarks.optimizer_step "
     "--preset=transformer_300_variables --optimizers=sgd,adam,et1,et2,et3",
     "optimizer_step_1e6": "-m benchmarks.optimizer_step --preset=1e6 "
@@ -36,6 +38,8 @@ COMMANDS = {
     "--batch_size=512 --rounds=3 --steps=4 --optimizers=sgd,adam,et2",
     "first_fit": "-m benchmarks.first_fit",
     "fit_memory": "-m benchmarks.fit_memory",
+    "folds": "-m benchmarks.folds",
+    "imports": "-m benchmarks.imports",
     # What orthogonal steps cost: their share of a training step.
     "orthogonal_step": "-m benchmarks.fit_step --hparams_set=transformer_base "
     "--batch_size=4096 --vocab_size=32768 --rounds=5 --steps=1 "

@@ -39,11 +39,15 @@ def peers(backend):
 
 
 def make(name, backend):
-    """Returns a function of (grads, values) that gives a step: see `steps.py`."""
+    """Returns a function of (grads, values) that gives a step: see `steps.py`.
+
+    With "_in_program" after its name, ours is a part of one XLA program.
+    """
     table = _of_library(backend)
     if name in table:
         return table[name]
-    return keras_step(keras_optimizer(name))
+    name, in_program, _ = name.partition("_in_program")
+    return keras_step(keras_optimizer(name), in_program=bool(in_program))
 
 
 def _of_library(backend):

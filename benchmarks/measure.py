@@ -37,6 +37,11 @@ def peak_resident_bytes():
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def resident_bytes():
+    """Returns the resident memory that this process has now. Linux only."""
+    return _memory("VmRSS")
+
+
 def wait_for_turn():
     """Prints "ready", and waits for a line: others may be measured now.
 

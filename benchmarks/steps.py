@@ -24,8 +24,11 @@ class Step:
     temporary_bytes: int | None = None
 
 
-def keras_step(optimizer):
-    """Compiles the whole update of a Keras optimizer where the backend compiles."""
+def keras_step(optimizer, in_program=False):
+    """Compiles the whole update of a Keras optimizer where the backend compiles.
+
+    Ours compiles itself on TensorFlow, unless it is to be `in_program`.
+    """
     import keras
 
     def make(grads, values):
@@ -37,7 +40,12 @@ def keras_step(optimizer):
             for v in optimizer.variables
             if "float" in v.dtype and v.name != "learning_rate"
         )
-        return _KERAS[keras.backend.backend()](optimizer, grads, variables, kept)
+        backend = keras.backend.backend()
+        if backend == "tensorflow":
+            return _tensorflow(optimizer, grads, variables, kept, in_program)
+        return {"jax": _jax, "torch": _torch}[backend](
+            optimizer, grads, variables, kept
+        )
 
     return make
 
@@ -52,7 +60,7 @@ def _name(shape):
     return "embeddings" if len(shape) == 2 and shape[0] >= 8 * shape[1] else "kernel"
 
 
-def _tensorflow(optimizer, grads, variables, kept):
+def _tensorflow(optimizer, grads, variables, kept, in_program):
     import tensorflow as tf
 
     from extreme_tensoring_tf import ExtremeTensoring
@@ -60,7 +68,7 @@ def _tensorflow(optimizer, grads, variables, kept):
     # Ours compiles itself, as it does inside `fit`. Keras' own get the same help.
     ours = isinstance(optimizer, ExtremeTensoring)
 
-    @tf.function(jit_compile=not ours)
+    @tf.function(jit_compile=in_program or not ours)
     def update():
         optimizer.apply(grads, variables)
         # To wait for. Not a model variable: while its array is held the next
@@ -115,9 +123,6 @@ def _torch(optimizer, grads, variables, kept):
             torch.cuda.synchronize()
 
     return Step(run, kept)
-
-
-_KERAS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
 
 
 def optax_step(transformation):

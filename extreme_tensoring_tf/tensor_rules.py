@@ -1,6 +1,5 @@
 """The dims that rules of `tensor_dims` give to variables, by path or by place."""
 
-import dataclasses
 import itertools
 import math
 import numbers
@@ -65,12 +64,10 @@ def index_from_dims(shape, dims: Any) -> TensorIndex:
         )
     lengths = [int(d) for d in dims]
     leaves = tuple(Fold(d, kept=d > 1) for d in lengths)
-    labels = tuple(f"dim{i}" for i, d in enumerate(lengths) if d > 1) or ("all",)
     grouped = _group_by_axes(shape, leaves)
     if grouped is not None:
-        index = index_from_folds(grouped)
-        return dataclasses.replace(index, labels=labels)
-    return TensorIndex(*halves(leaves), labels)
+        return index_from_folds(grouped)
+    return TensorIndex(*halves(leaves))
 
 
 def _axis_fold(n, dims):
@@ -112,7 +109,7 @@ def _group_by_axes(shape, leaves):
 
 
 # A variable without entries has nothing to keep but, like every variable, one scalar.
-_EMPTY = TensorIndex(Fold(0, kept=False), Fold(1, kept=False), ("all",))
+_EMPTY = TensorIndex(Fold(0, kept=False), Fold(1, kept=False))
 
 
 def resolve(

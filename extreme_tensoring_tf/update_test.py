@@ -1,5 +1,9 @@
 """Clipping, weight decay and skipping that ride on the sums, against Keras' passes."""
 
+import collections
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -118,6 +122,36 @@ def test_a_program_for_each_shape_serves_all_rates_and_steps():
         optimizer.learning_rate = 0.1 * (step + 1)
         optimizer.apply([ops.convert_to_tensor(g) for g in batch], variables)
     assert len(optimizer._programs) == 4
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow")
+def test_optimizers_of_equal_settings_share_programs(monkeypatch):
+    """Those alive do, and one that is made after the last was dropped."""
+    from extreme_tensoring_tf import xla
+
+    traced, make = [], xla._program
+    monkeypatch.setattr(xla, "_programs", weakref.WeakValueDictionary())
+    monkeypatch.setattr(xla, "_recent", collections.deque(maxlen=4))
+    monkeypatch.setattr(xla, "_program", lambda *a: traced.append(a) or make(*a))
+
+    def stepped(**arguments):
+        return run(ExtremeTensoring, gradients(steps=1), **arguments)
+
+    (first, expected), (second, values) = stepped(), stepped()
+    for a, b in zip(values, expected):
+        np.testing.assert_array_equal(a, b)
+    assert len(traced) == len(first._programs) == 4  # one a shape
+    assert [*first._programs.values()] == [*second._programs.values()]
+    del first, second
+    gc.collect()
+    stepped()
+    assert len(traced) == 4
+    for dtype in (None, "bfloat16"):
+        stepped(beta_1=0.9, momentum_dtype=dtype)
+    gc.collect()
+    assert len(traced) == 12
+    assert set(xla._programs.values()) == set(xla._recent)  # the others are dropped
+    assert len(xla._recent) == 4
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow")

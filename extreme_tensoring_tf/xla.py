@@ -1,10 +1,13 @@
 """Groups as XLA programs (TensorFlow): the update is compiled though `fit` is not.
 
 A program takes its variables and slots as arguments, so that groups alike share it: a
-Transformer of any depth compiles what its different shapes need.
+Transformer of any depth compiles what its different shapes need, and optimizers of
+equal settings compile it once.
 """
 
+import collections
 import math
+import weakref
 
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
@@ -22,6 +25,12 @@ from extreme_tensoring_tf.variables import raw
 WORTH_COMPILING = 2**20
 # Entries of a group in somebody's program, at most: there each group is compiled.
 GROUP_ENTRIES = 2**23
+
+# The programs of all optimizers that are alive, by what they were traced for; and the
+# last ones. TensorFlow never frees what XLA made of a program that is dropped: a loop
+# that makes one model after the other must find those of the model before.
+_programs: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+_recent: collections.deque = collections.deque(maxlen=64)
 
 
 def inside_program() -> bool:
@@ -47,9 +56,7 @@ def are_worth_a_program(members) -> bool:
 
 def are_on_one_device(variables, slots) -> bool:
     """Returns whether variables and `GroupSlots` are, as a program requires."""
-    arrays = [*variables, *slots.momentums, *slots.diagonals]
-    for statistics in slots.statistics:
-        arrays += statistics
+    arrays = [*variables, *slots.statistics, *slots.momentums, *slots.diagonals]
     return len({raw(a).device for a in arrays if a is not None}) == 1
 
 
@@ -58,7 +65,8 @@ class CompiledGroup:
 
     Args:
         settings, slots, variables, gradients, decays: as of `groups.Group`.
-        programs: dict of the optimizer's programs, to which what is missing is added.
+        programs: dict of the programs that the optimizer holds, to which those of its
+            steps are added.
     """
 
     def __init__(self, settings, slots, variables, gradients, decays, programs):
@@ -74,6 +82,8 @@ class CompiledGroup:
             dtype_of(variables[0]),
             tuple(map(dtype_of, self._arguments[1])),  # of each gradient
             slots.diagonals[0] is None,
+            tuple(map(dtype_of, slots.momentums)),
+            self._arguments[0][0].device,
         )
         self.index = slots.index
         self._rate_dtype = slots.dtype
@@ -98,12 +108,21 @@ class CompiledGroup:
         """Calls the program of a method, which is made at the first call."""
         key = method, *self._key
         if key not in self._programs:
-            program = _program(method, *self._fixed)
-            # One trace each. A `tf.function` would look for others at every call, and
-            # warn of many.
-            self._programs[key] = program.get_concrete_function(*self._arguments, *more)
+            self._programs[key] = self._shared(key, method, more)
         with tf.control_dependencies(self._earlier):
             return self._programs[key](*self._arguments, *more)
+
+    def _shared(self, key, method, more):
+        """Returns a program of any optimizer's with this key, or a new one."""
+        program = _programs.get(key)
+        if program is None:
+            # One trace each. A `tf.function` would look for others at every call, and
+            # warn of many.
+            program = _program(method, *self._fixed)
+            program = program.get_concrete_function(*self._arguments, *more)
+            _programs[key] = program
+            _recent.append(program)
+        return program
 
 
 def _program(method, settings, index, dtype, decays):
