@@ -67,7 +67,7 @@ def test_regret_is_within_the_papers_factor_of_adagrads():
         )
         ours, optimizer = best_regret(make)
         slots = optimizer._slots
-        statistics = ops.convert_to_numpy(slots.statistics[0])
+        statistics = [ops.convert_to_numpy(s) for s in slots.statistics[0]]
         trace = inverse_trace(statistics, slots.indices[0], EPSILON)
         assert ours <= np.sqrt(trace / adagrad_trace) * adagrads
         # And it does adapt: plain gradient descent at its best is behind.

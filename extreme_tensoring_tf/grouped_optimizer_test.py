@@ -105,7 +105,7 @@ def test_clipping_of_variables_of_two_dtypes(clipping):
     optimizer.apply([ops.ones(v.shape, v.dtype) for v in variables], variables)
     np.testing.assert_allclose(value(norm), np.sqrt(32), rtol=1e-6)
     factor = 0.25 if clipping == "clipnorm" else 32**-0.5
-    for variable, statistic in zip(variables, optimizer._slots.statistics):
+    for variable, (statistic,) in zip(variables, optimizer._slots.statistics):
         np.testing.assert_allclose(value(variable), 0.0, atol=1e-6)
         np.testing.assert_allclose(value(statistic), 16 * factor**2, rtol=1e-6)
 

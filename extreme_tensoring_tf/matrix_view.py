@@ -20,6 +20,7 @@ class MatrixView:
     view: tuple[int, int]  # a row-major reshape of the variable
 
     dims = ()
+    labels = ()
     state_size = 0
 
 

@@ -26,7 +26,7 @@ from extreme_tensoring_tf.variables import path_of
 def test_views(shape, view):
     index = matrix_view(shape)
     assert index.view == view
-    assert index.dims == () and index.state_size == 0
+    assert index.dims == index.labels == () and index.state_size == 0
 
 
 def kernels(layer, *inputs):

@@ -186,16 +186,11 @@ def inverse_trace(statistics, index, epsilon) -> float:
     sum over I of prod_i (epsilon + S_i[I_i]) ** (1 / (2 p))
 
     It factors into a sum over rows times a sum over columns.
-
-    Args:
-        statistics: NumPy array (index.state_size,), the S_i one after the other.
-        index: a `TensorIndex`.
-        epsilon: as in `geometric_mean_logs`.
     """
-    logs = np.log(statistics.astype(np.float64) + epsilon) * (0.5 / len(index.dims))
+    logs = [np.log(s.astype(np.float64) + epsilon) for s in statistics]
     if not (index.rows.dims or index.cols.dims):
-        return float(np.exp(logs[0]) * math.prod(index.view))
-    logs = iter(np.split(logs, np.cumsum(index.dims[:-1])))
+        return float(np.exp(0.5 * logs[0][0]) * math.prod(index.view))
+    logs = iter([log * (0.5 / len(statistics)) for log in logs])
     total = 1.0
     for fold in (index.rows, index.cols):
         terms = folding.outer_sum(logs, fold)

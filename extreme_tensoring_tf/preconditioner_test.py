@@ -188,7 +188,7 @@ def test_slices_and_trace_are_those_of_the_entries(shape, level):
     product = np.ones(np.prod(shape))
     for (where, _), s in zip(places, statistics):
         product *= (s[where] + 0.1) ** (0.5 / len(places))
-    trace = preconditioner.inverse_trace(np.concatenate(statistics), index, 0.1)
+    trace = preconditioner.inverse_trace(statistics, index, 0.1)
     assert trace == pytest.approx(product.sum(), rel=1e-12)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 from keras import ops
 
 from extreme_tensoring_tf.matrix_view import MatrixView
-from extreme_tensoring_tf.preconditioner import joined
 from extreme_tensoring_tf.preconditioner import squared_norms
 from extreme_tensoring_tf.tensor_index import TensorIndex
 from extreme_tensoring_tf.variables import assign
@@ -31,9 +30,7 @@ class Slots:
         momentum_dtype: dtype of the momentum; None is the variable's own.
 
     Attributes:
-        statistics: per variable one vector, the S_i of all dims of its index one after
-            the other; None where an index has no dims. An array each would cost a
-            microsecond or two a step, and XLA some hundred kilobytes to compile.
+        statistics: per variable a list of vectors, of lengths `index.dims`.
         momentums: one array like the variable each; empty without beta_1.
         counters: int32 (variables, 2), updates taken and skipped; None if no
             setting needs them. `iterations` counts steps, but a variable whose
@@ -53,17 +50,17 @@ class Slots:
         self.counters = None
         self.diagonals = {}
         for prefix, variable, index in zip(self._prefixes, variables, indices):
-            if index.dims:
-                self.statistics.append(
+            self.statistics.append(
+                [
                     add_variable(
-                        shape=(index.state_size,),
+                        shape=(dim,),
                         dtype=statistics_dtype(variable),
                         layout=replicated_layout(1),
-                        name=f"{prefix}_statistics",
+                        name=f"{prefix}_statistic_{label}",
                     )
-                )
-            else:  # a matrix that is orthogonalized
-                self.statistics.append(None)
+                    for dim, label in zip(index.dims, index.labels)
+                ]
+            )
             if settings.beta_1:
                 self.momentums.append(
                     add_variable(
@@ -106,7 +103,7 @@ class Slots:
         return GroupSlots(
             self.indices[positions[0]],
             self._dtypes[positions[0]],
-            [raw(self.statistics[p]) for p in positions],
+            [[raw(s) for s in self.statistics[p]] for p in positions],
             [raw(self.momentums[p]) for p in positions] if self.momentums else [],
             [raw(self.diagonals.get(p)) for p in positions],
             None if updates is None else ops.take(updates, positions),
@@ -145,7 +142,7 @@ class GroupSlots:
 
     index: TensorIndex | MatrixView
     dtype: str  # of the statistics: a step is computed in it
-    statistics: list  # k vectors (index.state_size,), or None each
+    statistics: list  # k lists of vectors
     momentums: list  # k arrays, or empty
     diagonals: list  # k arrays or None
     updates: Any  # int32 (k,): the number of this update of each, from 1; or None
@@ -169,7 +166,10 @@ class GroupSlots:
             which is false, too, where they would be too large: XLA divides by their
             total as by its inverse, and takes subnormal numbers for 0.
         """
-        old = joined([ops.expand_dims(tensor(s), 0) for s in self.statistics])
+        slots = [slot for of_one in self.statistics for slot in of_one]
+        old = [tensor(slot) for slot in slots]
+        old = old[0] if len(old) == 1 else ops.concatenate(old)
+        old = ops.reshape(old, sums.shape)
         most, correction = 0.5 / float(np.finfo(self.dtype).tiny), None
         if beta_2 is None:
             new = old + sums
@@ -180,8 +180,10 @@ class GroupSlots:
         if finite is not None:
             finite = ops.logical_and(finite, squared_norms(new, self.index) <= most)
         new = where(finite, new, old)
-        for i, slot in enumerate(self.statistics):
-            assign(slot, new[i])
+        ends = np.cumsum([slot.shape[0] for slot in slots[:-1]]).tolist()
+        flat = ops.reshape(new, (-1,))
+        for slot, value in zip(slots, ops.split(flat, ends) if ends else [flat]):
+            assign(slot, value)
         if correction is not None:
             new = new / ops.expand_dims(correction, 1)
         return new, finite

@@ -49,6 +49,7 @@ class TensorIndex:
 
     rows: Fold
     cols: Fold
+    labels: tuple[str, ...]  # one per dim: which axis of the variable it is
 
     @property
     def view(self) -> tuple[int, int]:
@@ -152,7 +153,7 @@ def _index_from_level(shape, level):
     if level == "inf":
         rows = Fold(math.prod(shape[:-1]), kept=False)
         cols = Fold(shape[-1] if shape else 1, kept=False)
-        return TensorIndex(rows, cols)
+        return TensorIndex(rows, cols, ("all",))
     return index_from_folds([_fold(n, level - 1) for n in shape])
 
 
@@ -163,11 +164,16 @@ def index_from_level(shape, level) -> TensorIndex:
 
 def index_from_folds(folds: list[Fold]) -> TensorIndex:
     """Returns the index of one fold per axis: the rows are all axes but the last."""
+    labels = tuple(
+        f"axis{axis}" if len(fold.dims) == 1 else f"axis{axis}_part{part}"
+        for axis, fold in enumerate(folds)
+        for part in range(len(fold.dims))
+    ) or ("all",)
     if len(folds) == 1 and folds[0].cells == folds[0].size and folds[0].parts:
         # A folded vector is a matrix: its factors are then short vectors too.
-        return TensorIndex(*halves(folds[0].parts))
+        return TensorIndex(*halves(folds[0].parts), labels)
     *leading, last = folds or [Fold(1, kept=False)]
-    return TensorIndex(join(leading), last)
+    return TensorIndex(join(leading), last, labels)
 
 
 def join(folds) -> Fold:

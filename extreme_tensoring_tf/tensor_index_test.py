@@ -46,21 +46,22 @@ def test_table(shape, level, dims, size):
 
 
 @pytest.mark.parametrize(
-    "shape, level, view, kept",
+    "shape, level, view, labels",
     [
-        ((), 2, (1, 1), ()),
-        ((1, 1), 2, (1, 1), ()),
-        ((6, 10), "inf", (6, 10), ()),
-        ((6, 10), 1, (6, 10), (6, 10)),
-        ((5, 12), 2, (5, 12), (5, 3, 4)),
-        ((12,), 2, (3, 4), (3, 4)),
+        ((), 2, (1, 1), ("all",)),
+        ((1, 1), 2, (1, 1), ("all",)),
+        ((6, 10), "inf", (6, 10), ("all",)),
+        ((6, 10), 1, (6, 10), ("axis0", "axis1")),
+        ((5, 12), 2, (5, 12), ("axis0", "axis1_part0", "axis1_part1")),
+        ((12,), 2, (3, 4), ("axis0_part0", "axis0_part1")),
     ],
 )
-def test_view_and_the_dims_it_keeps(shape, level, view, kept):
+def test_view_and_labels(shape, level, view, labels):
     index = index_from_level(shape, level)
     assert index.view == view
-    assert index.rows.dims + index.cols.dims == kept
-    assert index.dims == (kept or (1,))
+    assert index.labels == labels
+    kept = index.rows.dims + index.cols.dims
+    assert kept == (() if labels == ("all",) else index.dims)
 
 
 @pytest.mark.parametrize("level", [0, -1, 1.5, True, "two", None])
@@ -82,6 +83,7 @@ def test_properties(shape, level):
     # Every entry has a cell, and the view is a reshape of the variable.
     assert math.prod(index.dims) >= size
     assert math.prod(index.view) == size
+    assert len(index.labels) == len(index.dims)
     assert all(d > 1 for d in index.dims) or index.dims == (1,)
     # A further level never needs more.
     assert index_from_level(shape, level + 1).state_size <= index.state_size
@@ -120,6 +122,7 @@ def test_rules(shape, dims, expected, view):
     index = index_from_dims(shape, dims)
     assert index.dims == expected
     assert index.view == view
+    assert len(index.labels) == len(expected)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The dims that rules of `tensor_dims` give to variables, by path or by place."""
 
+import dataclasses
 import itertools
 import math
 import numbers
@@ -64,10 +65,12 @@ def index_from_dims(shape, dims: Any) -> TensorIndex:
         )
     lengths = [int(d) for d in dims]
     leaves = tuple(Fold(d, kept=d > 1) for d in lengths)
+    labels = tuple(f"dim{i}" for i, d in enumerate(lengths) if d > 1) or ("all",)
     grouped = _group_by_axes(shape, leaves)
     if grouped is not None:
-        return index_from_folds(grouped)
-    return TensorIndex(*halves(leaves))
+        index = index_from_folds(grouped)
+        return dataclasses.replace(index, labels=labels)
+    return TensorIndex(*halves(leaves), labels)
 
 
 def _axis_fold(n, dims):
@@ -109,7 +112,7 @@ def _group_by_axes(shape, leaves):
 
 
 # A variable without entries has nothing to keep but, like every variable, one scalar.
-_EMPTY = TensorIndex(Fold(0, kept=False), Fold(1, kept=False))
+_EMPTY = TensorIndex(Fold(0, kept=False), Fold(1, kept=False), ("all",))
 
 
 def resolve(

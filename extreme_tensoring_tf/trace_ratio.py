@@ -100,6 +100,9 @@ class TraceRatio(keras.callbacks.Callback):
         diagonal = ops.convert_to_numpy(
             ops.convert_to_tensor(slots.diagonals[position])
         )
-        sums = ops.convert_to_numpy(ops.convert_to_tensor(slots.statistics[position]))
+        sums = [
+            ops.convert_to_numpy(ops.convert_to_tensor(s))
+            for s in slots.statistics[position]
+        ]
         adagrad = np.sqrt(diagonal.astype(np.float64) + epsilon).sum()
         return inverse_trace(sums, slots.indices[position], epsilon), adagrad

@@ -56,7 +56,9 @@ def are_worth_a_program(members) -> bool:
 
 def are_on_one_device(variables, slots) -> bool:
     """Returns whether variables and `GroupSlots` are, as a program requires."""
-    arrays = [*variables, *slots.statistics, *slots.momentums, *slots.diagonals]
+    arrays = [*variables, *slots.momentums, *slots.diagonals]
+    for statistics in slots.statistics:
+        arrays += statistics
     return len({raw(a).device for a in arrays if a is not None}) == 1
 
 
