@@ -8,6 +8,7 @@ from extreme_tensoring_tf.grouped_optimizer import GroupedOptimizer
 from extreme_tensoring_tf.matrix_view import MatrixView
 from extreme_tensoring_tf.matrix_view import check_orthogonalize
 from extreme_tensoring_tf.newton_schulz import Orthogonalizer
+from extreme_tensoring_tf.packing import PACKED
 from extreme_tensoring_tf.planner import plan
 from extreme_tensoring_tf.preconditioner import Preconditioner
 from extreme_tensoring_tf.tensor_index import TensorIndex
@@ -260,6 +261,7 @@ class ExtremeTensoring(GroupedOptimizer):
             self._preconditioner,
             self._orthogonalizer,
             self.beta_1,
+            self.beta_1 > 0 and self.momentum_dtype == PACKED,
             self.beta_2,
             self.skip_nonfinite,
             max(self.clipnorm or 0.0, 0.0),

@@ -24,6 +24,11 @@ VARIANTS = {
     "orthogonal_beta_2_0.99": {"beta_2": 0.99},
     # Steps that agree with each other add up: momentum wants them smaller.
     "orthogonal_momentum": {"beta_1": 0.9, "rms_rate": 0.25},
+    "orthogonal_packed": {
+        "beta_1": 0.9,
+        "rms_rate": 0.25,
+        "momentum_dtype": "packed",
+    },
     "orthogonal_embedding_too": {
         "orthogonalize": ["kernel", "embedding"],
         "tensor_dims": None,
