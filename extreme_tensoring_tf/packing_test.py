@@ -92,7 +92,7 @@ FORMS = {
 
 def data():
     rng = np.random.default_rng(0)
-    ids = rng.integers(0, 40, (150, 6))
+    ids = rng.integers(0, 40, (150, 6)).astype("int32")
     return ids, np.sin(ids[:, :4]).astype("float32")
 
 
