@@ -22,6 +22,7 @@ from extreme_tensoring_tf.update import take_step
 from extreme_tensoring_tf.variables import IS_TENSORFLOW
 from extreme_tensoring_tf.variables import assign
 from extreme_tensoring_tf.variables import check_dtype
+from extreme_tensoring_tf.variables import check_packable
 from extreme_tensoring_tf.variables import outside_of_traces
 from extreme_tensoring_tf.variables import path_of
 from extreme_tensoring_tf.variables import unique_paths
@@ -39,6 +40,7 @@ KERAS_PRIVATES = {
     "_trainable_variables": "the variables in the order of `build`",
     "_use_weight_decay": "says whether a variable is excluded from decay",
     "_untrack_variable": "drops what `watch_diagonals` added",
+    "_overwrite_model_variables_with_average_value": "averages hold no momentum",
 }
 
 
@@ -63,8 +65,11 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         """Creates one vector per dim of each variable's tensor index."""
         if self.built:
             return
+        settings = self.settings()
         for variable in variables:
             check_dtype(variable)
+            if settings.packs_momentum:
+                check_packable(variable)
         indices = self.tensor_indices([(path_of(v), tuple(v.shape)) for v in variables])
         with outside_of_traces():
             super().build(variables)
@@ -73,7 +78,7 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
                 unique_paths(variables),
                 variables,
                 indices,
-                self.settings(),
+                settings,
                 self.momentum_dtype,
             )
         # Compiled programs. Not a tracked attribute: they are no part of a checkpoint.
@@ -126,6 +131,13 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         if self._reported_norm is not None:
             squares = [ops.cast(ops.sum(t.squared_norms), "float32") for t in taken]
             assign(self._reported_norm, ops.sqrt(sum(squares)))
+
+    def _overwrite_model_variables_with_average_value(self, trainable_variables):
+        """Gives variables their averages. Momentum that was packed into them is 0."""
+        super()._overwrite_model_variables_with_average_value(trainable_variables)
+        if self.settings().packs_momentum:
+            for scale in self._slots.momentums:
+                assign(scale, ops.zeros((), "float32"))
 
     def _is_distributed(self):
         return IS_TENSORFLOW and xla.is_distributed()

@@ -11,6 +11,7 @@ import math
 
 from keras import ops
 
+from extreme_tensoring_tf import packing
 from extreme_tensoring_tf.gradients import is_sparse
 from extreme_tensoring_tf.matrix_view import MatrixView
 from extreme_tensoring_tf.preconditioner import joined
@@ -54,6 +55,7 @@ class Group:
         self.shape = tuple(variables[0].shape)
         self.decays = decays
         self.stacks = self._stacks(gradients)
+        self._to_pack = {}  # momentum, by variable
 
     def _stacks(self, gradients):
         """Returns the gradients as arrays (k_i, *view), in order.
@@ -115,7 +117,7 @@ class Group:
                 stack = self._averaged(part.start, stack, is_finite, multiplier)
                 multiplier = None
             steps = factors[part].scale(stack, rate, multiplier)
-            self._subtract(self.variables[part], steps, rate, is_finite)
+            self._subtract(part, steps, rate, is_finite)
         return Taken(norms, finite)
 
     def _averaged(self, i, stack, is_finite, multiplier):
@@ -127,11 +129,28 @@ class Group:
         slots.accumulate_diagonal(i, gradient, is_finite)
         if not self.settings.beta_1:
             return gradient
-        return slots.average_gradients(i, gradient, self.settings.beta_1, is_finite)
+        return self._momentum(i, gradient, is_finite)
 
-    def _subtract(self, variables, steps, rate, is_finite):
-        """Writes the steps (k_i, *view), and weight decay with them, into variables."""
-        dtype = self.slots.dtype
+    def _momentum(self, i, gradient, is_finite):
+        """Returns the unbiased average of the gradients of variable i, and keeps it."""
+        slots, beta_1 = self.slots, self.settings.beta_1
+        if not self.settings.packs_momentum:
+            return slots.average_gradients(i, gradient, beta_1, is_finite)
+        _, old = packing.unpack(tensor(self.variables[i]), tensor(slots.momentums[i]))
+        old = ops.reshape(old, gradient.shape)
+        new = slots.average_packed(i, old, gradient, beta_1, is_finite)
+        self._to_pack[i] = ops.reshape(new, self.shape)
+        return slots.unbiased(i, new, beta_1)
+
+    def _subtract(self, part, steps, rate, is_finite):
+        """Writes the steps (k_i, *view), and weight decay with them, into variables.
+
+        Args:
+            part: slice, which of the variables.
+            steps, rate: tensors.
+            is_finite: None, or (k_i,).
+        """
+        dtype, variables = self.slots.dtype, self.variables[part]
         if len(variables) == 1:  # a reshape, where a slice might be a copy
             steps = [ops.reshape(steps, self.shape)]
         else:
@@ -140,11 +159,22 @@ class Group:
             if self.decays:
                 value = ops.cast(tensor(variable), dtype)
                 step = step + value * (self.settings.weight_decay * rate)
-            step = where(None if is_finite is None else is_finite[i], step, 0.0)
+            taken = None if is_finite is None else is_finite[i]
+            if self.settings.packs_momentum:
+                self._pack(part.start + i, variable, step, taken)
+                continue
+            step = where(taken, step, 0.0)
             if dtype_of(variable) == dtype:
                 assign_sub(variable, step)
             else:  # subtract before rounding to the variable's shorter dtype
                 assign(variable, ops.cast(tensor(variable), dtype) - step)
+
+    def _pack(self, i, variable, step, taken):
+        """Writes variable i, and its momentum into it."""
+        packed, scale = tensor(variable), tensor(self.slots.momentums[i])
+        values, _ = packing.unpack(packed, scale)
+        new = packing.pack(values - step, self._to_pack[i], scale)
+        assign(variable, where(taken, new, packed))
 
 
 class SparseGroup(Group):
@@ -159,9 +189,9 @@ class SparseGroup(Group):
         )
         return [ops.expand_dims(matrix, 0)]
 
-    def _subtract(self, variables, steps, rate, is_finite):
+    def _subtract(self, part, steps, rate, is_finite):
         steps = where(is_finite, steps, 0.0)
-        assign_sub(variables[0], sparse.slices(steps, self.slice_ids, self.shape))
+        assign_sub(self.variables[0], sparse.slices(steps, self.slice_ids, self.shape))
 
 
 class OrthogonalGroup(Group):
@@ -193,18 +223,15 @@ class OrthogonalGroup(Group):
                 gradients = gradients * ops.reshape(factor, (-1, 1, 1))
             gradients = ops.stack(
                 [
-                    slots.average_gradients(
-                        i,
-                        gradients[i],
-                        settings.beta_1,
-                        None if finite is None else finite[i],
+                    self._momentum(
+                        i, gradients[i], None if finite is None else finite[i]
                     )
                     for i in range(len(self.variables))
                 ]
             )
         rate = ops.cast(learning_rate, slots.dtype)
         steps = settings.orthogonalizer.direction(gradients) * rate
-        self._subtract(self.variables, steps, rate, finite)
+        self._subtract(slice(0, len(self.variables)), steps, rate, finite)
         return Taken(squared_norms(sums, self.index), finite)
 
 

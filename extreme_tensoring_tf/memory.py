@@ -188,9 +188,9 @@ def _plan(optimizer, named):
     """Returns an optimizer's name, and per variable its scalars, bytes and dims."""
     if not isinstance(optimizer, str):
         indices = optimizer.tensor_indices([(name, shape) for name, shape, _ in named])
-        momentum = bool(optimizer.beta_1)
+        settings = optimizer.settings()
         return optimizer.name, [
-            _tensored(index, shape, width, momentum)
+            _tensored(index, shape, width, settings)
             for index, (_, shape, width) in zip(indices, named, strict=True)
         ]
     match = re.fullmatch(r"et(\d+|inf)(_orthogonal)?", optimizer)
@@ -220,9 +220,11 @@ def _plan(optimizer, named):
     return optimizer, plan
 
 
-def _tensored(index, shape, width, momentum=False):
+def _tensored(index, shape, width, settings=None):
     """Returns the cells of one variable whose statistics follow a tensor index."""
-    full = math.prod(shape) if momentum else 0
+    full = 0
+    if settings and settings.beta_1:
+        full = 1 if settings.packs_momentum else math.prod(shape)
     temporary = _UPDATE_VECTORS * sum(index.view)
     if isinstance(index, MatrixView):
         temporary = _ORTHOGONAL_COPIES * math.prod(index.view)

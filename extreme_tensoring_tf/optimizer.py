@@ -8,6 +8,7 @@ from extreme_tensoring_tf.grouped_optimizer import GroupedOptimizer
 from extreme_tensoring_tf.matrix_view import MatrixView
 from extreme_tensoring_tf.matrix_view import check_orthogonalize
 from extreme_tensoring_tf.newton_schulz import Orthogonalizer
+from extreme_tensoring_tf.packing import PACKED
 from extreme_tensoring_tf.planner import plan
 from extreme_tensoring_tf.preconditioner import Preconditioner
 from extreme_tensoring_tf.tensor_index import TensorIndex
@@ -110,7 +111,12 @@ class ExtremeTensoring(GroupedOptimizer):
             precision, and within 3 % of the factor. That is faster on GPUs. None is
             float32, in the precision that the backend has for its products. Defaults
             to None.
-        momentum_dtype: dtype of the first moment, such as "bfloat16" for half the
+        momentum_dtype: "packed" keeps the first moment in the lowest byte of the
+            variable itself, which must be float32: no memory beside it but one
+            scalar. The variable keeps 16 of 24 bits, more than `mixed_bfloat16` and
+            `mixed_float16` compute with, and is rounded at random; see `packing.py`.
+            Whoever writes other values into it starts the momentum at random bits:
+            build a new optimizer then. Or a dtype, such as "bfloat16" for half the
             memory. None is the variable's own. Defaults to None.
         skip_nonfinite: whether a gradient with inf or nan, or one whose squares, with
             those before it in sums, add up to more than float32 holds, leaves its
@@ -260,6 +266,7 @@ class ExtremeTensoring(GroupedOptimizer):
             self._preconditioner,
             self._orthogonalizer,
             self.beta_1,
+            self.beta_1 > 0 and self.momentum_dtype == PACKED,
             self.beta_2,
             self.skip_nonfinite,
             max(self.clipnorm or 0.0, 0.0),

@@ -31,7 +31,8 @@ class Slots:
 
     Attributes:
         statistics: per variable a list of vectors, of lengths `index.dims`.
-        momentums: one array like the variable each; empty without beta_1.
+        momentums: one array like the variable each, or its scale alone where the
+            variable holds it packed; empty without beta_1.
         counters: int32 (variables, 2), updates taken and skipped; None if no
             setting needs them. `iterations` counts steps, but a variable whose
             gradient was skipped or absent took fewer.
@@ -61,7 +62,16 @@ class Slots:
                     for dim, label in zip(index.dims, index.labels)
                 ]
             )
-            if settings.beta_1:
+            if settings.packs_momentum:
+                self.momentums.append(
+                    add_variable(
+                        shape=(),
+                        dtype="float32",
+                        layout=replicated_layout(0),
+                        name=f"{prefix}_momentum_scale",
+                    )
+                )
+            elif settings.beta_1:
                 self.momentums.append(
                     add_variable(
                         shape=variable.shape,
@@ -143,7 +153,7 @@ class GroupSlots:
     index: TensorIndex | MatrixView
     dtype: str  # of the statistics: a step is computed in it
     statistics: list  # k lists of vectors
-    momentums: list  # k arrays, or empty
+    momentums: list  # k arrays, or the scales of k packed ones; or empty
     diagonals: list  # k arrays or None
     updates: Any  # int32 (k,): the number of this update of each, from 1; or None
 
@@ -209,7 +219,25 @@ class GroupSlots:
         old = ops.reshape(ops.cast(tensor(slot), gradient.dtype), gradient.shape)
         new = where(finite, beta_1 * old + (1 - beta_1) * gradient, old)
         assign(slot, ops.reshape(new, tuple(slot.shape)))
-        return new / self._bias_correction(beta_1)[i]
+        return self.unbiased(i, new, beta_1)
+
+    def average_packed(self, i: int, old, gradient, beta_1: float, finite):
+        """Returns the moving average of the gradients of a variable that holds it.
+
+        Its scale is kept; `packing.pack` has to be called with both.
+
+        Args:
+            i: which of the k variables.
+            old: the average before, `packing.unpack`'s, of the gradient's shape.
+            gradient, beta_1, finite: as `average_gradients` takes them.
+        """
+        new = where(finite, beta_1 * old + (1 - beta_1) * gradient, old)
+        assign(self.momentums[i], ops.max(ops.abs(new)))
+        return new
+
+    def unbiased(self, i: int, average, beta_1: float):
+        """Returns the average of variable i as if it had not begun with zeros."""
+        return average / self._bias_correction(beta_1)[i]
 
     def _bias_correction(self, beta):
         """Returns 1 - beta**t (k,), without the cancellation of a beta near 1."""

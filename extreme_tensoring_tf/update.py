@@ -30,6 +30,7 @@ class Settings:
     preconditioner: Preconditioner
     orthogonalizer: Orthogonalizer
     beta_1: float
+    packs_momentum: bool  # into the variables themselves: see `packing.py`
     beta_2: float | None
     skip_nonfinite: bool
     clipnorm: float  # 0 clips nothing, as in Keras; and so for the global norm

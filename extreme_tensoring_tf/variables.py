@@ -98,6 +98,24 @@ def check_dtype(variable) -> None:
         )
 
 
+def check_packable(variable) -> None:
+    """Refuses a variable that cannot hold its momentum: see `packing.py`.
+
+    Raises:
+        ValueError: it names the variable, and its dtype or its constraint.
+    """
+    why = None
+    if dtype_of(variable) != "float32":
+        why = f"has dtype {dtype_of(variable)}, and only float32 has bits to spare"
+    elif getattr(variable, "constraint", None) is not None:
+        why = f"has a constraint, {variable.constraint}, which rewrites it every step"
+    if why:
+        raise ValueError(
+            f"variable {path_of(variable)!r} {why}: momentum cannot be packed into it. "
+            'Give another `momentum_dtype`, such as "bfloat16", or `beta_1=0`'
+        )
+
+
 def unique_paths(variables) -> list[str]:
     """Returns one name per variable; the second of a path P is called "P#2".
 

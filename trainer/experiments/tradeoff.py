@@ -7,7 +7,12 @@ from trainer.data.tokenizer import EOS_ID
 from trainer.experiments import language_modeling
 from trainer.hparams import HParams
 
-ORTHOGONAL = ("et2_orthogonal", "et2_orthogonal_rows", "et2_orthogonal_heads")
+ORTHOGONAL = (
+    "et2_orthogonal",
+    "et2_orthogonal_momentum",
+    "et2_orthogonal_rows",
+    "et2_orthogonal_heads",
+)
 
 
 def conduct(scale, output_dir):

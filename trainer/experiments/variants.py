@@ -22,7 +22,7 @@ VARIANTS = {
     "orthogonal_double": {"rms_rate": 2.0},
     "orthogonal_beta_2_0.5": {"beta_2": 0.5},
     "orthogonal_beta_2_0.99": {"beta_2": 0.99},
-    # Steps that agree with each other add up: momentum wants them smaller.
+    # That of `et2_orthogonal_momentum` as arrays of its own.
     "orthogonal_momentum": {"beta_1": 0.9, "rms_rate": 0.25},
     "orthogonal_embedding_too": {
         "orthogonalize": ["kernel", "embedding"],

@@ -43,6 +43,7 @@ def _run(data_dir, hparams, **settings):
     "changes",
     [
         "optimizer=et2_orthogonal",
+        "optimizer=et2_orthogonal_momentum",
         "optimizer=adam,ema_momentum=0.5",
         "optimizer=muon,learning_rate_schedule=cosine,learning_rate_decay_steps=5",
     ],
