@@ -65,12 +65,25 @@ def figure(path, x, y, log_x=False, log_y=False):
             axes.set_xscale("log")
         if log_y:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(_plain_ticks())
+            axes.yaxis.set_minor_formatter(_plain_ticks())
         yield axes
         for suffix in (".png", ".svg"):
             write_atomically(
                 pathlib.Path(path).with_suffix(suffix),
                 functools.partial(drawing.savefig, dpi=150),
             )
+
+
+def _plain_ticks():
+    """Returns what labels the ticks of a log axis that have room: 2,800, not powers."""
+    from matplotlib import ticker
+
+    class Plain(ticker.LogFormatter):
+        def __call__(self, x, pos=None):
+            return f"{x:,g}" if super().__call__(x, pos) else ""
+
+    return Plain()
 
 
 def memory_plot(path, points, y, floor=None, log_y=False):
