@@ -105,6 +105,8 @@ def evaluate(page, folder, slow):
 
 
 RUN = blocks(page for page in PAGES if page not in MEASUREMENTS)
+# Most of a minute each. Whoever edits one runs `make test-all`.
+LONG = ("distributed.md", "experiments.md", "extending.md", "memory.md")
 
 
 def run(page, folder, slow=False):
@@ -118,7 +120,13 @@ def run(page, folder, slow=False):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("page", RUN)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(*p.values, id=p.id, marks=[pytest.mark.slow] * (p.id in LONG))
+        for p in RUN
+    ],
+)
 def test_every_block_runs(page, tmp_path):
     run(page, tmp_path)
 

@@ -10,6 +10,7 @@ import pytest
 NOTEBOOK = pathlib.Path(__file__).with_name("language_model.ipynb")
 
 
+@pytest.mark.slow  # a minute
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="it exports a SavedModel"
 )

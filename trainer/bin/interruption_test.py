@@ -9,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 from conftest import PROBLEM
 from trainer.runs import checkpoints
@@ -66,6 +67,7 @@ def losses(folder):
     return found
 
 
+@pytest.mark.slow  # a minute; `make test-faults` kills at 20 places
 def test_killed_run_ends_as_if_never_killed(data_dir, tmp_path):
     """Weights, optimizer state, noise of dropout and losses, bit for bit."""
     steps = 41
