@@ -15,6 +15,7 @@ busy machine only the ratio says something, and not much.
 """
 
 import argparse
+import math
 import os
 import re
 import subprocess
@@ -34,13 +35,10 @@ def summed_bytes(program):
     """Returns the bytes that the devices of a compiled program sum, by its text."""
     found = re.findall(r"= (\([^)]*\)|\S+) all-reduce(?:-start)?\(", program)
     arrays = re.findall(r"(\w+)\[([\d,]*)\]", " ".join(found))
-    total = 0
-    for dtype, shape in arrays:
-        entries = 1
-        for n in filter(None, shape.split(",")):
-            entries *= int(n)
-        total += _BYTES[dtype] * entries
-    return total
+    return sum(
+        _BYTES[dtype] * math.prod(map(int, filter(None, shape.split(","))))
+        for dtype, shape in arrays
+    )
 
 
 def on_first_device(variables):

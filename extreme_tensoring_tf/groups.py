@@ -55,7 +55,7 @@ class Group:
         self.shape = tuple(variables[0].shape)
         self.decays = decays
         self.stacks = self._stacks(gradients)
-        self._to_pack = {}  # momentum, by variable
+        self._to_pack = {}  # values and momentum, by variable
 
     def _stacks(self, gradients):
         """Returns the gradients as arrays (k_i, *view), in order.
@@ -134,12 +134,13 @@ class Group:
     def _momentum(self, i, gradient, is_finite):
         """Returns the unbiased average of the gradients of variable i, and keeps it."""
         slots, beta_1 = self.slots, self.settings.beta_1
-        if not self.settings.packs_momentum:
-            return slots.average_gradients(i, gradient, beta_1, is_finite)
-        _, old = packing.unpack(tensor(self.variables[i]), tensor(slots.momentums[i]))
-        old = ops.reshape(old, gradient.shape)
-        new = slots.average_packed(i, old, gradient, beta_1, is_finite)
-        self._to_pack[i] = ops.reshape(new, self.shape)
+        values = packed = None
+        if self.settings.packs_momentum:
+            variable, scale = tensor(self.variables[i]), tensor(slots.momentums[i])
+            values, packed = packing.unpack(variable, scale)
+        new = slots.average_gradients(i, gradient, beta_1, is_finite, packed)
+        if self.settings.packs_momentum:
+            self._to_pack[i] = values, ops.reshape(new, self.shape)
         return slots.unbiased(i, new, beta_1)
 
     def _subtract(self, part, steps, rate, is_finite):
@@ -171,10 +172,9 @@ class Group:
 
     def _pack(self, i, variable, step, taken):
         """Writes variable i, and its momentum into it."""
-        packed, scale = tensor(variable), tensor(self.slots.momentums[i])
-        values, _ = packing.unpack(packed, scale)
-        new = packing.pack(values - step, self._to_pack[i], scale)
-        assign(variable, where(taken, new, packed))
+        values, momentum = self._to_pack.pop(i)
+        new = packing.pack(values - step, momentum, tensor(self.slots.momentums[i]))
+        assign(variable, where(taken, new, tensor(variable)))
 
 
 class SparseGroup(Group):

@@ -206,37 +206,27 @@ class GroupSlots:
         squares = ops.reshape(ops.square(gradient), tuple(diagonal.shape))
         assign(diagonal, tensor(diagonal) + where(finite, squares, 0.0))
 
-    def average_gradients(self, i: int, gradient, beta_1: float, finite):
-        """Returns the bias-corrected moving average of the gradients of variable i.
+    def average_gradients(self, i: int, gradient, beta_1: float, finite, packed=None):
+        """Returns the moving average of the gradients of variable i, from zeros on.
 
         Args:
             i: which of the k variables.
             gradient: of any shape with the entries of the variable.
             beta_1: the factor of the moving average.
             finite: None, or a scalar: where it is false the average stays.
+            packed: None, or the average before, as the variable holds it: then the
+                new one's scale alone is kept here.
         """
         slot = self.momentums[i]
-        old = ops.reshape(ops.cast(tensor(slot), gradient.dtype), gradient.shape)
+        old = tensor(slot) if packed is None else packed
+        old = ops.reshape(ops.cast(old, gradient.dtype), gradient.shape)
         new = where(finite, beta_1 * old + (1 - beta_1) * gradient, old)
-        assign(slot, ops.reshape(new, tuple(slot.shape)))
-        return self.unbiased(i, new, beta_1)
-
-    def average_packed(self, i: int, old, gradient, beta_1: float, finite):
-        """Returns the moving average of the gradients of a variable that holds it.
-
-        Its scale is kept; `packing.pack` has to be called with both.
-
-        Args:
-            i: which of the k variables.
-            old: the average before, `packing.unpack`'s, of the gradient's shape.
-            gradient, beta_1, finite: as `average_gradients` takes them.
-        """
-        new = where(finite, beta_1 * old + (1 - beta_1) * gradient, old)
-        assign(self.momentums[i], ops.max(ops.abs(new)))
+        kept = new if packed is None else ops.max(ops.abs(new))
+        assign(slot, ops.reshape(kept, tuple(slot.shape)))
         return new
 
     def unbiased(self, i: int, average, beta_1: float):
-        """Returns the average of variable i as if it had not begun with zeros."""
+        """Returns an average of variable i corrected for its zeros at the start."""
         return average / self._bias_correction(beta_1)[i]
 
     def _bias_correction(self, beta):

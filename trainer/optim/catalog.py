@@ -181,8 +181,8 @@ _HALF = {"ns_dtype": "float16"}
 register("et2_orthogonal_half", 0.1, ExtremeTensoring, **ORTHOGONAL | _HALF)
 # Momentum for all, in the memory of the weights. Steps that agree with each other add
 # up: those of matrices are shorter.
-MOMENTUM = {"beta_1": 0.9, "momentum_dtype": "packed", "rms_rate": 0.25}
-register("et2_orthogonal_momentum", 0.1, ExtremeTensoring, **ORTHOGONAL | MOMENTUM)
+_MOMENTUM = {"beta_1": 0.9, "momentum_dtype": "packed", "rms_rate": 0.25}
+register("et2_orthogonal_momentum", 0.1, ExtremeTensoring, **ORTHOGONAL | _MOMENTUM)
 register("et2_orthogonal_rows", 0.1, ExtremeTensoring, **ORTHOGONAL | _WHOLE_ROWS)
 register(
     "et2_orthogonal_heads",
