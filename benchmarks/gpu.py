@@ -42,15 +42,18 @@ _QUALITY_STEPS = cli.DEFINE_count("quality_steps", 3000, "Steps of a quality run
 _PROFILE = flags.DEFINE_bool("profile", False, "Keep a trace of et2_orthogonal.")
 # Optimizers whose update is measured, by shapes: what fits the card side by side.
 UPDATES = {
-    "transformer_23m": "sgd,adam,adafactor,et1,et2,et3,et2_rank1,et2_orthogonal,"
-    "et2_orthogonal_half",
-    "transformer_1b": "sgd,adam,et2_orthogonal,et2_orthogonal_half",
+    "transformer_23m": "sgd,adam,adafactor,muon,et1,et2,et3,et2_rank1,et2_orthogonal,"
+    "et2_orthogonal_half,et2_orthogonal_momentum,et2_orthogonal_momentum_half",
+    "transformer_1b": "sgd,adam,et2_orthogonal_half,et2_orthogonal_momentum_half",
 }
-SPEED = "et2_orthogonal_half,et2_orthogonal,adam,sgd,et2_rank1,muon".split(",")
+SPEED = (
+    "et2_orthogonal_momentum_half,et2_orthogonal_half,et2_orthogonal_momentum,"
+    "et2_orthogonal,adam,sgd,et2_rank1,muon".split(",")
+)
 PROFILED = ("sgd", "et2_orthogonal_half")
 MEMORY = "sgd,adam,et2_rank1,et2_orthogonal".split(",")
 QUALITY = "et2_orthogonal,adam,muon,adagrad,et2_rank1,et1,et2,et3,sgd"
-LARGEST = "adam,et2_orthogonal,sgd".split(",")
+LARGEST = "adam,et2_orthogonal,et2_orthogonal_momentum,sgd".split(",")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,9 +68,10 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         settings = self.settings()
         for variable in variables:
             check_dtype(variable)
-            if settings.packs_momentum:
-                check_packable(variable)
         indices = self.tensor_indices([(path_of(v), tuple(v.shape)) for v in variables])
+        for variable, index in zip(variables, indices):
+            if settings.packs_momentum and settings.momentum_of(index):
+                check_packable(variable)
         with outside_of_traces():
             super().build(variables)
             self._slots = Slots(
@@ -136,7 +137,7 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         """Gives variables their averages. Momentum that was packed into them is 0."""
         super()._overwrite_model_variables_with_average_value(trainable_variables)
         if self.settings().packs_momentum:
-            for scale in self._slots.momentums:
+            for scale in self._slots.momentums.values():
                 assign(scale, ops.zeros((), "float32"))
 
     def _is_distributed(self):
@@ -254,7 +255,8 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
                 "`optimizer.build(model.trainable_variables)` first."
             )
         statistics = sum(index.state_size for index in self._slots.indices)
-        return statistics + sum(math.prod(m.shape) for m in self._slots.momentums)
+        momentums = self._slots.momentums.values()
+        return statistics + sum(math.prod(m.shape) for m in momentums)
 
     @property
     def skipped_updates(self) -> dict[str, int]:

@@ -18,6 +18,8 @@ from extreme_tensoring_tf.preconditioner import joined
 from extreme_tensoring_tf.preconditioner import squared_norms
 from extreme_tensoring_tf.preconditioner import squared_sums
 from extreme_tensoring_tf.slots import GroupSlots
+from extreme_tensoring_tf.slots import stacked
+from extreme_tensoring_tf.slots import unstacked
 from extreme_tensoring_tf.slots import where
 from extreme_tensoring_tf.update import STACKED
 from extreme_tensoring_tf.update import Taken
@@ -54,23 +56,24 @@ class Group:
         self.variables = variables
         self.shape = tuple(variables[0].shape)
         self.decays = decays
+        self.beta_1 = settings.momentum_of(self.index)
+        self.packs = settings.packs_momentum and self.beta_1 > 0
         self.stacks = self._stacks(gradients)
-        self._to_pack = {}  # values and momentum, by variable
+        self._to_pack = {}  # values and momentum, by the start of their part
 
     def _stacks(self, gradients):
         """Returns the gradients as arrays (k_i, *view), in order.
 
         Small ones are stacked. A large one is an array by itself, for it would be
-        copied, and so is one that has a full-size slot of its own.
+        copied, and so is one that is watched.
         """
         if is_sparse(gradients[0]):
             gradients = [sparse.dense(g, self.shape) for g in gradients]
         view = self.index.view
-        by_itself = self.slots.momentums or self.slots.diagonals[0] is not None
-        if len(gradients) > 1 and math.prod(view) < STACKED and not by_itself:
-            stack = ops.stack([ops.convert_to_tensor(g) for g in gradients])
-            return [ops.reshape(stack, (len(gradients), *view))]
-        return [ops.reshape(ops.convert_to_tensor(g), (1, *view)) for g in gradients]
+        gradients = [ops.convert_to_tensor(g) for g in gradients]
+        if math.prod(view) < STACKED and self.slots.diagonals[0] is None:
+            return [stacked(gradients, view)]
+        return [stacked([g], view) for g in gradients]
 
     def wait_for(self, squared_norm):
         """Has the group start after another one, a squared norm of which is known.
@@ -113,35 +116,38 @@ class Group:
             start = part.stop
             is_finite = None if finite is None else finite[part]
             multiplier = None if factor is None else factor[part]
-            if settings.beta_1 or slots.diagonals[part.start] is not None:
-                stack = self._averaged(part.start, stack, is_finite, multiplier)
+            if self.beta_1 or slots.diagonals[part.start] is not None:
+                stack = self._averaged(part, stack, is_finite, multiplier)
                 multiplier = None
             steps = factors[part].scale(stack, rate, multiplier)
             self._subtract(part, steps, rate, is_finite)
         return Taken(norms, finite)
 
-    def _averaged(self, i, stack, is_finite, multiplier):
-        """Returns the average gradient of variable i, and keeps its full-size slots."""
-        slots = self.slots
-        gradient = ops.cast(stack, slots.dtype)
+    def _averaged(self, part, stack, is_finite, multiplier):
+        """Returns average gradients (k_i, *view), and keeps the full-size slots."""
+        gradients = ops.cast(stack, self.slots.dtype)
         if multiplier is not None:
-            gradient = gradient * multiplier
-        slots.accumulate_diagonal(i, gradient, is_finite)
-        if not self.settings.beta_1:
-            return gradient
-        return self._momentum(i, gradient, is_finite)
+            gradients = gradients * ops.reshape(multiplier, (-1, 1, 1))
+        self.slots.accumulate_diagonal(part.start, gradients, is_finite)
+        return self._momentum(part, gradients, is_finite) if self.beta_1 else gradients
 
-    def _momentum(self, i, gradient, is_finite):
-        """Returns the unbiased average of the gradients of variable i, and keeps it."""
-        slots, beta_1 = self.slots, self.settings.beta_1
-        values = packed = None
-        if self.settings.packs_momentum:
-            variable, scale = tensor(self.variables[i]), tensor(slots.momentums[i])
-            values, packed = packing.unpack(variable, scale)
-        new = slots.average_gradients(i, gradient, beta_1, is_finite, packed)
-        if self.settings.packs_momentum:
-            self._to_pack[i] = values, ops.reshape(new, self.shape)
-        return slots.unbiased(i, new, beta_1)
+    def _momentum(self, part, gradients, is_finite):
+        """Returns the unbiased averages of gradients (k_i, *view), and keeps them."""
+        slots, values, packed = self.slots, None, None
+        if self.packs:
+            values, packed = packing.unpack(self._stacked(part), self._scales(part))
+        new = slots.average_gradients(part, gradients, self.beta_1, is_finite, packed)
+        if self.packs:
+            self._to_pack[part.start] = values, new
+        return slots.unbiased(part, new, self.beta_1)
+
+    def _stacked(self, part):
+        """Returns variables as one array, (k_i, *view)."""
+        return stacked([tensor(v) for v in self.variables[part]], self.index.view)
+
+    def _scales(self, part):
+        """Returns the scales of packed momentum, (k_i, 1, 1)."""
+        return stacked([tensor(s) for s in self.slots.momentums[part]], (1, 1))
 
     def _subtract(self, part, steps, rate, is_finite):
         """Writes the steps (k_i, *view), and weight decay with them, into variables.
@@ -151,30 +157,31 @@ class Group:
             steps, rate: tensors.
             is_finite: None, or (k_i,).
         """
+        decay = self.settings.weight_decay * rate if self.decays else None
+        if self.packs:
+            self._pack(part, steps, decay, is_finite)
+            return
         dtype, variables = self.slots.dtype, self.variables[part]
-        if len(variables) == 1:  # a reshape, where a slice might be a copy
-            steps = [ops.reshape(steps, self.shape)]
-        else:
-            steps = ops.unstack(ops.reshape(steps, (len(variables), *self.shape)))
-        for i, (variable, step) in enumerate(zip(variables, steps)):
-            if self.decays:
-                value = ops.cast(tensor(variable), dtype)
-                step = step + value * (self.settings.weight_decay * rate)
+        for i, step in enumerate(unstacked(steps, self.shape)):
+            variable = variables[i]
+            if decay is not None:
+                step = step + ops.cast(tensor(variable), dtype) * decay
             taken = None if is_finite is None else is_finite[i]
-            if self.settings.packs_momentum:
-                self._pack(part.start + i, variable, step, taken)
-                continue
             step = where(taken, step, 0.0)
             if dtype_of(variable) == dtype:
                 assign_sub(variable, step)
             else:  # subtract before rounding to the variable's shorter dtype
                 assign(variable, ops.cast(tensor(variable), dtype) - step)
 
-    def _pack(self, i, variable, step, taken):
-        """Writes variable i, and its momentum into it."""
-        values, momentum = self._to_pack.pop(i)
-        new = packing.pack(values - step, momentum, tensor(self.slots.momentums[i]))
-        assign(variable, where(taken, new, tensor(variable)))
+    def _pack(self, part, steps, decay, is_finite):
+        """Writes variables, and their momentum into them."""
+        values, momentum = self._to_pack.pop(part.start)
+        if decay is not None:
+            steps = steps + values * decay
+        new = packing.pack(values - steps, momentum, self._scales(part))
+        new = where(is_finite, new, self._stacked(part))
+        for variable, value in zip(self.variables[part], unstacked(new, self.shape)):
+            assign(variable, value)
 
 
 class SparseGroup(Group):
@@ -218,20 +225,14 @@ class OrthogonalGroup(Group):
             finite = ops.all(ops.isfinite(gradients), axis=(1, 2))
             if factor is not None:
                 finite = ops.logical_and(finite, ops.isfinite(factor))
-        if settings.beta_1:
+        part = slice(0, len(self.variables))
+        if self.beta_1:
             if factor is not None:
                 gradients = gradients * ops.reshape(factor, (-1, 1, 1))
-            gradients = ops.stack(
-                [
-                    self._momentum(
-                        i, gradients[i], None if finite is None else finite[i]
-                    )
-                    for i in range(len(self.variables))
-                ]
-            )
+            gradients = self._momentum(part, gradients, finite)
         rate = ops.cast(learning_rate, slots.dtype)
         steps = settings.orthogonalizer.direction(gradients) * rate
-        self._subtract(slice(0, len(self.variables)), steps, rate, finite)
+        self._subtract(part, steps, rate, finite)
         return Taken(squared_norms(sums, self.index), finite)
 
 

@@ -223,7 +223,7 @@ def _plan(optimizer, named):
 def _tensored(index, shape, width, settings=None):
     """Returns the cells of one variable whose statistics follow a tensor index."""
     full = 0
-    if settings and settings.beta_1:
+    if settings and settings.momentum_of(index):
         full = 1 if settings.packs_momentum else math.prod(shape)
     temporary = _UPDATE_VECTORS * sum(index.view)
     if isinstance(index, MatrixView):

@@ -47,6 +47,8 @@ def test_reports_what_keras_allocates(name):
         {"level": 3, "beta_1": 0.9},
         {"orthogonalize": ["variable"]},
         {"orthogonalize": ["variable"], "beta_1": 0.9},
+        {"orthogonalize": ["variable"], "beta_1": 0.9, "momentum": 0.0},
+        {"orthogonalize": ["variable"], "momentum": 0.9},
     ],
 )
 def test_reports_our_state_size(kwargs):

@@ -153,6 +153,8 @@ def test_config_round_trip():
         rms_rate=0.5,
         block_size=8,
         ns_dtype="float16",
+        momentum=0.25,
+        momentum_dtype="bfloat16",
         skip_nonfinite=False,
         jit_compile=False,
         weight_decay=0.1,
@@ -167,6 +169,7 @@ def test_config_round_trip():
     [
         ({"level": 0}, "`level` must be"),
         ({"beta_1": 1.0}, r"`beta_1` must be in \[0, 1\)"),
+        ({"momentum": 1.0}, r"`momentum` must be None or in \[0, 1\)"),
         ({"beta_2": 1.0}, "`beta_2` must be None or in"),
         ({"preconditioner": "full"}, "`preconditioner` must be one of"),
         ({"clip_threshold": 0.0}, "`clip_threshold` must be None or positive"),

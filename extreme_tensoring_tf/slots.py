@@ -31,8 +31,8 @@ class Slots:
 
     Attributes:
         statistics: per variable a list of vectors, of lengths `index.dims`.
-        momentums: one array like the variable each, or its scale alone where the
-            variable holds it packed; empty without beta_1.
+        momentums: position -> an array like the variable, or its scale alone where
+            the variable holds it packed; of the variables that have momentum.
         counters: int32 (variables, 2), updates taken and skipped; None if no
             setting needs them. `iterations` counts steps, but a variable whose
             gradient was skipped or absent took fewer.
@@ -47,10 +47,12 @@ class Slots:
         self.indices = indices
         self._dtypes = [statistics_dtype(v) for v in variables]
         self.statistics = []
-        self.momentums = []
+        self.momentums = {}
         self.counters = None
         self.diagonals = {}
-        for prefix, variable, index in zip(self._prefixes, variables, indices):
+        for position, (prefix, variable, index) in enumerate(
+            zip(self._prefixes, variables, indices)
+        ):
             self.statistics.append(
                 [
                     add_variable(
@@ -62,25 +64,23 @@ class Slots:
                     for dim, label in zip(index.dims, index.labels)
                 ]
             )
+            if not settings.momentum_of(index):
+                continue
             if settings.packs_momentum:
-                self.momentums.append(
-                    add_variable(
-                        shape=(),
-                        dtype="float32",
-                        layout=replicated_layout(0),
-                        name=f"{prefix}_momentum_scale",
-                    )
+                self.momentums[position] = add_variable(
+                    shape=(),
+                    dtype="float32",
+                    layout=replicated_layout(0),
+                    name=f"{prefix}_momentum_scale",
                 )
-            elif settings.beta_1:
-                self.momentums.append(
-                    add_variable(
-                        shape=variable.shape,
-                        dtype=momentum_dtype or variable.dtype,
-                        layout=layout_of(variable),
-                        name=f"{prefix}_momentum",
-                    )
+            else:
+                self.momentums[position] = add_variable(
+                    shape=variable.shape,
+                    dtype=momentum_dtype or variable.dtype,
+                    layout=layout_of(variable),
+                    name=f"{prefix}_momentum",
                 )
-        if settings.skip_nonfinite or settings.beta_1 or settings.beta_2:
+        if settings.skip_nonfinite or self.momentums or settings.beta_2:
             self.counters = add_variable(
                 shape=(len(variables), 2),
                 dtype="int32",
@@ -114,7 +114,7 @@ class Slots:
             self.indices[positions[0]],
             self._dtypes[positions[0]],
             [[raw(s) for s in self.statistics[p]] for p in positions],
-            [raw(self.momentums[p]) for p in positions] if self.momentums else [],
+            [raw(self.momentums.get(p)) for p in positions],
             [raw(self.diagonals.get(p)) for p in positions],
             None if updates is None else ops.take(updates, positions),
         )
@@ -153,7 +153,7 @@ class GroupSlots:
     index: TensorIndex | MatrixView
     dtype: str  # of the statistics: a step is computed in it
     statistics: list  # k lists of vectors
-    momentums: list  # k arrays, or the scales of k packed ones; or empty
+    momentums: list  # k arrays, or the scales of k packed ones; or k times None
     diagonals: list  # k arrays or None
     updates: Any  # int32 (k,): the number of this update of each, from 1; or None
 
@@ -206,28 +206,31 @@ class GroupSlots:
         squares = ops.reshape(ops.square(gradient), tuple(diagonal.shape))
         assign(diagonal, tensor(diagonal) + where(finite, squares, 0.0))
 
-    def average_gradients(self, i: int, gradient, beta_1: float, finite, packed=None):
-        """Returns the moving average of the gradients of variable i, from zeros on.
+    def average_gradients(self, part: slice, gradients, beta_1, finite, packed=None):
+        """Returns the moving averages of gradients, from zeros on.
 
         Args:
-            i: which of the k variables.
-            gradient: of any shape with the entries of the variable.
+            part: which of the k variables.
+            gradients: (k_i, *view), theirs.
             beta_1: the factor of the moving average.
-            finite: None, or a scalar: where it is false the average stays.
-            packed: None, or the average before, as the variable holds it: then the
-                new one's scale alone is kept here.
+            finite: None, or (k_i,): where it is false the average stays.
+            packed: None, or the averages before, as the variables hold them: then the
+                scales of the new ones alone are kept here.
         """
-        slot = self.momentums[i]
-        old = tensor(slot) if packed is None else packed
-        old = ops.reshape(ops.cast(old, gradient.dtype), gradient.shape)
-        new = where(finite, beta_1 * old + (1 - beta_1) * gradient, old)
-        kept = new if packed is None else ops.max(ops.abs(new))
-        assign(slot, ops.reshape(kept, tuple(slot.shape)))
+        slots = self.momentums[part]
+        old = packed
+        if old is None:
+            old = stacked([tensor(slot) for slot in slots], gradients.shape[1:])
+            old = ops.cast(old, gradients.dtype)
+        new = where(finite, beta_1 * old + (1 - beta_1) * gradients, old)
+        kept = new if packed is None else ops.max(ops.abs(new), axis=(1, 2))
+        for slot, value in zip(slots, unstacked(kept, tuple(slots[0].shape))):
+            assign(slot, value)
         return new
 
-    def unbiased(self, i: int, average, beta_1: float):
-        """Returns an average of variable i corrected for its zeros at the start."""
-        return average / self._bias_correction(beta_1)[i]
+    def unbiased(self, part: slice, averages, beta_1: float):
+        """Returns averages (k_i, *view) corrected for their zeros at the start."""
+        return averages / ops.reshape(self._bias_correction(beta_1)[part], (-1, 1, 1))
 
     def _bias_correction(self, beta):
         """Returns 1 - beta**t (k,), without the cancellation of a beta near 1."""
@@ -238,6 +241,20 @@ def statistics_dtype(variable) -> str:
     """Returns float64 for float64, else float32: shorter sums lose small increments."""
     dtype = dtype_of(variable)
     return dtype if dtype == "float64" else "float32"
+
+
+def stacked(arrays, view):
+    """Returns k arrays as one, (k, *view); a single one is not copied."""
+    if len(arrays) == 1:
+        return ops.reshape(arrays[0], (1, *view))
+    return ops.reshape(ops.stack(arrays), (len(arrays), *view))
+
+
+def unstacked(stack, shape) -> list:
+    """Returns the k arrays of a stack, each of a shape; a single one is not copied."""
+    if stack.shape[0] == 1:
+        return [ops.reshape(stack, shape)]
+    return ops.unstack(ops.reshape(stack, (stack.shape[0], *shape)))
 
 
 def where(condition, new, old):

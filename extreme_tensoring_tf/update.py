@@ -30,6 +30,7 @@ class Settings:
     preconditioner: Preconditioner
     orthogonalizer: Orthogonalizer
     beta_1: float
+    momentum: float  # beta_1 of orthogonalized matrices
     packs_momentum: bool  # into the variables themselves: see `packing.py`
     beta_2: float | None
     skip_nonfinite: bool
@@ -41,6 +42,14 @@ class Settings:
     def clips_by_norm(self) -> bool:
         """Returns whether a step needs the norms before anything is updated."""
         return bool(self.clipnorm or self.global_clipnorm)
+
+    def momentum_of(self, index) -> float:
+        """Returns the factor of the average that a variable's gradients go into.
+
+        Args:
+            index: its `TensorIndex` or `MatrixView`.
+        """
+        return self.momentum if isinstance(index, MatrixView) else self.beta_1
 
 
 class Taken(typing.NamedTuple):

@@ -209,7 +209,8 @@ def test_how_many_are_orthogonalized_together(monkeypatch, on_gpu, sizes):
         {},
         {"clipnorm": 0.3},
         {"preconditioner": "rank_one"},
-        {"orthogonalize": [".*"], "beta_1": 0.5},
+        {"beta_1": 0.5},
+        {"orthogonalize": [".*"], "momentum": 0.5},
     ],
 )
 def test_variables_updated_together_are_updated_as_if_alone(monkeypatch, shape, form):

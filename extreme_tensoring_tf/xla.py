@@ -84,7 +84,7 @@ class CompiledGroup:
             dtype_of(variables[0]),
             tuple(map(dtype_of, self._arguments[1])),  # of each gradient
             slots.diagonals[0] is None,
-            tuple(map(dtype_of, slots.momentums)),
+            None if slots.momentums[0] is None else dtype_of(slots.momentums[0]),
             self._arguments[0][0].device,
         )
         self.index = slots.index

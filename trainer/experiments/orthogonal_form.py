@@ -14,7 +14,11 @@ from trainer.experiments import language_modeling
 from trainer.experiments import tradeoff
 from trainer.experiments import variants
 
-ENTRIES = (*tradeoff.ORTHOGONAL, *variants.VARIANTS)
+ENTRIES = (
+    *tradeoff.ORTHOGONAL,
+    *variants.VARIANTS,
+    *variants.MOMENTUM_VARIANTS,
+)
 SCALES = {
     "smoke": dataclasses.replace(
         language_modeling.SMOKE, entries=("et2_orthogonal", "orthogonal_half")

@@ -1,4 +1,4 @@
-"""Names variants of the orthogonal form, which experiments take as optimizers."""
+"""Names variants of the orthogonal forms, which experiments take as optimizers."""
 
 from trainer.experiments import language_modeling
 
@@ -22,13 +22,28 @@ VARIANTS = {
     "orthogonal_double": {"rms_rate": 2.0},
     "orthogonal_beta_2_0.5": {"beta_2": 0.5},
     "orthogonal_beta_2_0.99": {"beta_2": 0.99},
-    # That of `et2_orthogonal_momentum` as arrays of its own.
-    "orthogonal_momentum": {"beta_1": 0.9, "rms_rate": 0.25},
     "orthogonal_embedding_too": {
         "orthogonalize": ["kernel", "embedding"],
         "tensor_dims": None,
     },
     "orthogonal_embedding_scalar": {"tensor_dims": None},
+}
+# Variant -> what it changes in `et2_orthogonal_momentum`.
+MOMENTUM_VARIANTS = {
+    # Momentum of matrices, and the length of their steps with it.
+    "momentum_0": {"momentum": 0.0, "rms_rate": 1.0},
+    "momentum_0.5": {"momentum": 0.5, "rms_rate": 0.6},
+    "momentum_0.9": {"momentum": 0.9, "rms_rate": 0.25},
+    "momentum_0.9_short": {"momentum": 0.9, "rms_rate": 0.15},
+    "momentum_0.9_long": {"momentum": 0.9, "rms_rate": 0.4},
+    "momentum_all_0.8": {"beta_1": 0.8},
+    # In arrays of its own.
+    "momentum_arrays": {"momentum_dtype": None},
+    # As of `VARIANTS`.
+    "momentum_matrices": {"level": 1, "tensor_dims": None},
+    "momentum_rows": {"tensor_dims": {"embedding": ("et1", 1)}},
+    "momentum_columns": {"tensor_dims": _COLUMNS},
+    "momentum_undamped": {"damping": 0.0, "ns_steps": 5},
 }
 
 
@@ -38,6 +53,9 @@ def register():
     from trainer.optim import catalog
 
     constant = language_modeling.known_constant("et2_orthogonal")
-    for name, changes in VARIANTS.items():
-        form = catalog.ORTHOGONAL | changes
-        catalog.register(name, constant, ExtremeTensoring, **form)
+    for form, variants in (
+        (catalog.ORTHOGONAL, VARIANTS),
+        (catalog.MOMENTUM, MOMENTUM_VARIANTS),
+    ):
+        for name, changes in variants.items():
+            catalog.register(name, constant, ExtremeTensoring, **form | changes)

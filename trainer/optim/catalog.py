@@ -179,10 +179,16 @@ register("et2_orthogonal", 0.1, ExtremeTensoring, **ORTHOGONAL)
 # What a GPU does in half the time.
 _HALF = {"ns_dtype": "float16"}
 register("et2_orthogonal_half", 0.1, ExtremeTensoring, **ORTHOGONAL | _HALF)
-# Momentum for all, in the memory of the weights. Steps that agree with each other add
-# up: those of matrices are shorter.
-_MOMENTUM = {"beta_1": 0.9, "momentum_dtype": "packed", "rms_rate": 0.25}
-register("et2_orthogonal_momentum", 0.1, ExtremeTensoring, **ORTHOGONAL | _MOMENTUM)
+# Momentum for all, in the memory of the weights; that of matrices averages fewer steps.
+# Steps that agree with each other add up, so those of matrices are shorter.
+MOMENTUM = ORTHOGONAL | {
+    "beta_1": 0.9,
+    "momentum": 0.8,
+    "momentum_dtype": "packed",
+    "rms_rate": 0.35,
+}
+register("et2_orthogonal_momentum", 0.1, ExtremeTensoring, **MOMENTUM)
+register("et2_orthogonal_momentum_half", 0.1, ExtremeTensoring, **MOMENTUM | _HALF)
 register("et2_orthogonal_rows", 0.1, ExtremeTensoring, **ORTHOGONAL | _WHOLE_ROWS)
 register(
     "et2_orthogonal_heads",
