@@ -46,8 +46,8 @@ def raw(variable):
 
 
 def tensor(variable):
-    """Returns the value of a variable as a tensor."""
-    return ops.convert_to_tensor(variable)
+    """Returns the value of a variable as a tensor, which Keras' conversion may not."""
+    return ops.convert_to_tensor(raw(variable))
 
 
 def dtype_of(variable) -> str:
