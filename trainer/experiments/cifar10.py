@@ -21,9 +21,16 @@ from trainer.experiments import experiment
 
 CLASSES = 10
 ENTRIES = ("sgd", "momentum", "adagrad", "adam", "et1", "et2", "et3", "etinf")
-RANK_ONE = ("et2_rank1",)
+PAST_THE_PAPER = ("et2_rank1", "et2_orthogonal", "et2_orthogonal_momentum")
 # Rates to start the search from.
-CONSTANTS = {"sgd": 0.3, "momentum": 0.06, "adam": 0.009, "et2_rank1": 0.003}
+CONSTANTS = {
+    "sgd": 0.3,
+    "momentum": 0.06,
+    "adam": 0.009,
+    "et2_rank1": 0.003,
+    "et2_orthogonal": 0.009,
+    "et2_orthogonal_momentum": 0.009,
+}
 MEAN = np.array([0.4913, 0.4821, 0.4465], "float32")
 DEVIATION = np.array([0.2452, 0.2428, 0.2628], "float32")
 
@@ -38,11 +45,14 @@ class Scale(experiment.Scale):
 
 
 PAPER = Scale(
-    entries=(*ENTRIES, *RANK_ONE), train_steps=200 * 45_000 // 128, trials=10, seeds=3
+    entries=(*ENTRIES, *PAST_THE_PAPER),
+    train_steps=200 * 45_000 // 128,
+    trials=10,
+    seeds=3,
 )
 SCALES = {
     "smoke": Scale(
-        entries=("sgd", "et2"), train_steps=4, width=4, images=500, held_out=100
+        entries=("sgd", "et2_orthogonal"), train_steps=4, width=4, images=500, held_out=100
     ),
     "cpu": dataclasses.replace(
         PAPER, train_steps=500, trials=3, seeds=1, width=8, images=25_000
@@ -143,17 +153,17 @@ def train(scale, data, name, constant, seed, on_evaluation):
     import keras
 
     from trainer import hparams
-    from trainer import registry
     from trainer.experiments import fitting
+    from trainer.optim import catalog
 
     keras.backend.clear_session(free_memory=True)
     keras.utils.set_random_seed(seed)
     images, labels = data["train"]
     model = resnet18(scale.width)
     schedule = keras.optimizers.schedules.CosineDecay(constant, scale.train_steps)
-    settings = hparams.HParams(weight_decay=scale.weight_decay)
+    settings = hparams.HParams(optimizer=name, weight_decay=scale.weight_decay)
     model.compile(
-        optimizer=registry.optimizers.get(name)(schedule, settings),
+        optimizer=catalog.create_at(schedule, settings, model.trainable_variables),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         jit_compile="auto",

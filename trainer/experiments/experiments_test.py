@@ -60,7 +60,7 @@ def write_cifar10(folder):
         pytest.param(
             "keras_hub_gpt2",
             [],
-            ["et2_rank1"],
+            ["et2_orthogonal"],
             ["curves"],
             marks=[
                 pytest.mark.slow,
@@ -72,7 +72,7 @@ def write_cifar10(folder):
         pytest.param(
             "cifar10",
             ["--train_steps=2"],
-            ["sgd", "et2"],
+            ["sgd", "et2_orthogonal"],
             ["test_error"],
             marks=pytest.mark.slow,
         ),

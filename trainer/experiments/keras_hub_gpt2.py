@@ -19,9 +19,10 @@ from trainer.errors import UsageError
 from trainer.experiments import experiment
 from trainer.experiments import language_modeling
 
-ENTRIES = ("sgd", "et2", "et2_rank1", "adafactor", "adam")
+ENTRIES = ("sgd", "et2", "et2_rank1", "et2_orthogonal", "et2_orthogonal_momentum")
+ENTRIES += ("adafactor", "adam")
 SCALES = {
-    "smoke": dataclasses.replace(language_modeling.SMOKE, entries=("et2_rank1",)),
+    "smoke": dataclasses.replace(language_modeling.SMOKE, entries=("et2_orthogonal",)),
     "cpu": dataclasses.replace(
         language_modeling.TINY, entries=ENTRIES, trials=3, seeds=1
     ),
@@ -63,19 +64,21 @@ def train(runs, name, constant, seed, on_evaluation):
     import keras
     import numpy as np
 
-    from trainer import registry
     from trainer.data import batches
     from trainer.data import dataset
     from trainer.experiments import fitting
+    from trainer.optim import catalog
 
     scale, hparams = runs.scale, runs.hparams
     keras.backend.clear_session(free_memory=True)
     keras.utils.set_random_seed(seed)
     description = dataset.load_description(runs.data_dir, scale.problem)
     model = gpt2(hparams, description.vocab_size, scale.max_length - 1)
-    schedule = registry.schedules.get(hparams.learning_rate_schedule)
+    hparams = dataclasses.replace(
+        hparams, optimizer=name, learning_rate_constant=constant
+    )
     model.compile(
-        optimizer=registry.optimizers.get(name)(schedule(hparams, constant), hparams),
+        optimizer=catalog.create(hparams, model.trainable_variables),
         loss=keras.losses.SparseCategoricalCrossentropy(
             from_logits=True, reduction="mean_with_sample_weight"
         ),

@@ -209,7 +209,6 @@ def create(hparams, variables):
     Raises:
         UsageError: a name is unknown, or the optimizer takes no budget.
     """
-    make = registry.optimizers.get(hparams.optimizer)
     constant = (
         hparams.learning_rate_constant
         or registry.optimizers.learning_rate_constant(
@@ -217,7 +216,12 @@ def create(hparams, variables):
         )
     )
     schedule = registry.schedules.get(hparams.learning_rate_schedule)
-    optimizer = make(schedule(hparams, constant), hparams)
+    return create_at(schedule(hparams, constant), hparams, variables)
+
+
+def create_at(learning_rate, hparams, variables):
+    """Returns what `create` does, at a rate or a schedule of one's own."""
+    optimizer = registry.optimizers.get(hparams.optimizer)(learning_rate, hparams)
     budget = hparams.optimizer_state_budget
     if isinstance(optimizer, ExtremeTensoring) and variables:
         return _fitted(optimizer, variables, budget)
