@@ -25,7 +25,7 @@ class HParams:
     relu_dropout: float = 0.1  # inside the feed-forward layer
     label_smoothing: float = 0.1
     batch_size: int = 4096  # tokens a step, padding counted
-    optimizer: str = "et2_orthogonal"
+    optimizer: str = "et2_orthogonal_momentum"
     # Of ET optimizers, as in 64KB; 0: what their level takes.
     optimizer_state_budget: Bytes = Bytes(0)
     # c of the schedule; 0: the optimizer's, for this width.

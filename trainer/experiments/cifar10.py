@@ -52,7 +52,11 @@ PAPER = Scale(
 )
 SCALES = {
     "smoke": Scale(
-        entries=("sgd", "et2_orthogonal"), train_steps=4, width=4, images=500, held_out=100
+        entries=("sgd", "et2_orthogonal"),
+        train_steps=4,
+        width=4,
+        images=500,
+        held_out=100,
     ),
     "cpu": dataclasses.replace(
         PAPER, train_steps=500, trials=3, seeds=1, width=8, images=25_000

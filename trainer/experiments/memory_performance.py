@@ -37,7 +37,7 @@ DEMO = language_modeling.Scale(
         "et1",
         "et2",
         "et2_rank1",
-        "et2_orthogonal_rows",
+        "et2_orthogonal_momentum",
     ),
     samples=3,
 )

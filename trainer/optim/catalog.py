@@ -244,10 +244,14 @@ def _fitted(optimizer, variables, budget):
     """
     named = [(v.path, tuple(v.shape)) for v in variables]
     if budget:
+        scales = 4 * len(named) if optimizer.settings().packs_momentum else 0
         try:
-            rules = plan(named, budget, orthogonalize=optimizer.orthogonalize)
+            rules = plan(named, budget - scales, orthogonalize=optimizer.orthogonalize)
         except ValueError as error:
-            raise UsageError(f"hparam optimizer_state_budget: {error}") from error
+            beside = f", and {scales} for the scales of momentum" if scales else ""
+            raise UsageError(
+                f"hparam optimizer_state_budget: {error}{beside}"
+            ) from error
     else:
         rules = {
             pattern: dims

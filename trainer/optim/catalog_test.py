@@ -29,13 +29,15 @@ def test_the_default_is_the_recommended_form():
     documented = {
         "level": "inf",
         "preconditioner": "rank_one",
-        "beta_1": 0.0,
         "beta_2": 0.9,
         "clip_threshold": 1.0,
         "orthogonalize": True,
         "ns_steps": 4,
         "damping": 0.01,
-        "rms_rate": 1.0,
+        "rms_rate": 0.35,
+        "beta_1": 0.9,
+        "momentum": 0.8,
+        "momentum_dtype": "packed",
     }
     for model, rules in (
         ([], {"embedding": ("et2", 1)}),
@@ -71,13 +73,14 @@ def test_a_budget_is_kept():
         )
         for name, budget in (("et2_rank1_rows", "1.5KB"), ("et2", "100"))
     )
-    orthogonal = catalog.create(
-        HParams(optimizer="et2_orthogonal", optimizer_state_budget=100), variables()
-    )
-    orthogonal.build(variables())
-    kept = [bool(index.dims) for index in orthogonal.tensor_indices(NAMED)]
-    assert kept == [True, False]
-    assert 50 < 4 * orthogonal.state_size <= 100
+    for name in ("et2_orthogonal", "et2_orthogonal_momentum"):
+        orthogonal = catalog.create(
+            HParams(optimizer=name, optimizer_state_budget=100), variables()
+        )
+        orthogonal.build(variables())
+        kept = [bool(index.dims) for index in orthogonal.tensor_indices(NAMED)]
+        assert kept == [True, False]
+        assert 50 < 4 * orthogonal.state_size <= 100
     for optimizer, most in ((wide, 1500), (narrow, 100)):
         optimizer.build(variables())
         assert most / 2 < 4 * optimizer.state_size <= most
@@ -92,6 +95,7 @@ def test_a_budget_is_kept():
             "optimizer=et2,optimizer_state_budget=4",
             "hparam optimizer_state_budget: a budget of 4 ",
         ),
+        ("optimizer_state_budget=9", "at least 4 bytes, and 8 for the scales"),
         ("optimizer=et9", "unknown optimizer 'et9'"),
         ("learning_rate_schedule=linear", "unknown schedule 'linear'"),
     ],
