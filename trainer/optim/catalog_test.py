@@ -52,6 +52,13 @@ def test_the_default_is_the_recommended_form():
             optimizer.build(model)
 
 
+def test_the_orthogonal_form_is_that_of_the_optimizer():
+    found = catalog.create(HParams(), []).get_config()
+    expected = ExtremeTensoring.orthogonal().get_config()
+    different = {"name", "learning_rate", "epsilon", "level", "tensor_dims"}
+    assert {k for k in found if found[k] != expected[k]} <= different
+
+
 def test_the_short_form_is_the_default_of_the_optimizer():
     found = catalog.create(HParams(optimizer="et2_rank1_short"), []).get_config()
     default = ExtremeTensoring().get_config()
