@@ -1,7 +1,8 @@
 """Names the optimizers that are measured, for each backend.
 
-Ours and Keras' own come from the trainer's registry, or are named here; Optax and
-torch optimizers join on the backend they belong to, where they are installed.
+Ours and Keras' own come from the trainer's registry, from the variants of the
+experiments, or are named here; Optax and torch optimizers join on the backend they
+belong to, where they are installed.
 """
 
 import importlib.util
@@ -59,11 +60,14 @@ def keras_optimizer(name):
     """Returns a Keras optimizer, ours or Keras' own, at a small rate."""
     import keras
 
+    from trainer.experiments import variants
     from trainer.hparams import HParams
     from trainer.optim import catalog
 
     if name in _KERAS:
         return getattr(keras.optimizers, _KERAS[name])(RATE)
+    if name in variants.VARIANTS or name in variants.MOMENTUM_VARIANTS:
+        variants.register()
     base, extra = _VARIANTS.get(name, (name, {}))
     made = catalog.create(HParams(optimizer=base, learning_rate_constant=RATE), [])
     return made.from_config(made.get_config() | extra)

@@ -1,5 +1,7 @@
 """Names variants of the orthogonal forms, which experiments take as optimizers."""
 
+import functools
+
 from trainer.experiments import language_modeling
 
 _COLUMNS = {"embedding": ("et2", "et1")}
@@ -18,6 +20,8 @@ VARIANTS = {
     "orthogonal_steps_2": {"ns_steps": 2},
     "orthogonal_steps_3": {"ns_steps": 3},
     "orthogonal_steps_6": {"ns_steps": 6},
+    "orthogonal_blocks_32": {"block_size": 32},
+    "orthogonal_blocks_64": {"block_size": 64},
     "orthogonal_half": {"rms_rate": 0.5},
     "orthogonal_double": {"rms_rate": 2.0},
     "orthogonal_beta_2_0.5": {"beta_2": 0.5},
@@ -47,8 +51,9 @@ MOMENTUM_VARIANTS = {
 }
 
 
+@functools.cache
 def register():
-    """Makes the variants names of optimizers."""
+    """Makes the variants names of optimizers, once."""
     from extreme_tensoring_tf import ExtremeTensoring
     from trainer.optim import catalog
 
