@@ -27,6 +27,7 @@ OPTIMIZERS = {
     "orthogonal_momentum": lambda *a, **k: ExtremeTensoring(
         *a, orthogonalize=True, beta_1=0.9, clipnorm=0.5, **k
     ),
+    "recommended": ExtremeTensoring.orthogonal,
 }
 
 
@@ -68,9 +69,15 @@ def judge(name):
     return model
 
 
-def check_equal(model, expected, name):
+def tolerance_of(name):
+    if name == "recommended":  # momentum is rounded by the last bits of the weights
+        return 5e-3
     # Inverse roots of the Gram matrices of a few rows are large: so are their errors.
-    tolerance = 2e-5 if "orthogonal" in name else 2e-6
+    return 2e-5 if "orthogonal" in name else 2e-6
+
+
+def check_equal(model, expected, name):
+    tolerance = tolerance_of(name)
     for a, b in zip(model.variables, expected.variables):
         np.testing.assert_allclose(
             ops.convert_to_numpy(a),
@@ -189,8 +196,9 @@ def test_a_sparse_gradient_without_rows_is_a_gradient_of_zero(name, compiled):
         [tables[0], *optimizers[0].variables], [tables[1], *optimizers[1].variables]
     ):
         # Of a gradient of low rank, rounding is what Newton-Schulz steps raise most.
-        rtol = 1e-4 if "orthogonal" in name else 1e-5
-        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=rtol, atol=1e-6)
+        np.testing.assert_allclose(
+            a.numpy(), b.numpy(), rtol=5 * tolerance_of(name), atol=1e-6
+        )
 
 
 def test_a_variable_without_entries_is_left_out():
