@@ -112,7 +112,7 @@ def check_packable(variable) -> None:
     if why:
         raise ValueError(
             f"variable {path_of(variable)!r} {why}: momentum cannot be packed into it. "
-            'Give another `momentum_dtype`, such as "bfloat16", or no `beta_1` and `momentum`'
+            'Give another `momentum_dtype`, such as "bfloat16", or no momentum at all'
         )
 
 

@@ -214,7 +214,7 @@ def test_the_export_is_complete(saved_model, trained, dev):
         "200 of 200",
         f"{trained.model.count_params():,} parameters",
         "| ema_momentum | 0.9 |",
-        "Optimizer `et2_orthogonal`",
+        "Optimizer `et2_orthogonal_momentum`",
         trained.description.tokenizer_sha256,
     ):
         assert fact in card, fact

@@ -38,7 +38,10 @@ HPARAMS = HParams(
     layer_prepostprocess_dropout=0.1 if BACKEND == "jax" else 0.0,
     clip_grad_norm=0.1,
     ema_momentum=0.9,
+    optimizer="et2_orthogonal",
 )
+# That of packed momentum is rounded at random, by bits of which the last may differ.
+ROUNDED = "et2_orthogonal_momentum"
 
 
 @pytest.fixture
@@ -61,29 +64,35 @@ def run(data_dir, output_dir=None, steps=6, problem=PROBLEM, **changes):
     return Run(problem, str(data_dir), hparams, steps, output_dir and str(output_dir))
 
 
-def assert_same(found, expected):
+def assert_same(found, expected, factor=1):
     for a, b in zip(found.model.weights, expected.model.weights):
         # Steps of a rare token are divided by its small gradient: rounding grows.
-        np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-4)
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=factor * 1e-4)
     pair = [r.evaluations[-1][1] for r in (found, expected)]
-    assert pair[0].nats == pytest.approx(pair[1].nats, rel=1e-5)
+    assert pair[0].nats == pytest.approx(pair[1].nats, rel=factor * 1e-5)
     assert dataclasses.replace(pair[0], nats=0.0, correct=0) == dataclasses.replace(
         pair[1], nats=0.0, correct=0
     )
 
 
 @pytest.mark.parametrize(
-    "strategy, devices", [("data", None), pytest.param("model", 4, marks=ON_JAX)]
+    "strategy, devices, optimizer",
+    [
+        ("data", None, HPARAMS.optimizer),
+        ("data", None, ROUNDED),
+        pytest.param("model", 4, HPARAMS.optimizer, marks=ON_JAX),
+    ],
 )
 def test_a_run_in_two_topologies_is_the_run_on_one_device(
-    data_dir, tmp_path, spread, strategy, devices
+    data_dir, tmp_path, spread, strategy, devices, optimizer
 ):
     """The first half on all devices, the second on one, and either is evaluated."""
-    whole = loop.train(run(data_dir))
+    whole = loop.train(run(data_dir, optimizer=optimizer))
     spread(strategy, devices)
-    half = loop.train(run(data_dir, tmp_path, 3))
+    half = loop.train(run(data_dir, tmp_path, 3, optimizer=optimizer))
     spread(None)
-    assert_same(loop.train(run(data_dir, tmp_path)), whole)
+    again = loop.train(run(data_dir, tmp_path, optimizer=optimizer))
+    assert_same(again, whole, 10 if optimizer == ROUNDED else 1)
     path = checkpoints.folder(tmp_path) / "model-3.keras"
     loaded = trained_model.load(tmp_path, path)
     description = loaded.check_data(data_dir)
