@@ -109,7 +109,7 @@ def test_rows_and_lengths_that_are_unknown_when_traced(name, jit_compile):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_last_batch_that_is_smaller(name):
     """Ten rows in batches of four: learns, and counts three steps an epoch."""
-    x = np.random.default_rng(0).integers(0, 60, (10, 7))
+    x = np.random.default_rng(0).integers(0, 60, (10, 7)).astype("int32")
     y = (x[:, :1] % 2).astype("float32")
     model = text_model(OPTIMIZERS[name](0.01), 7)
     losses = model.fit(x, y, batch_size=4, epochs=6, verbose=0).history["loss"]

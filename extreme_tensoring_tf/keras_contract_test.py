@@ -264,14 +264,14 @@ def test_only_the_backend_is_imported():
 
 
 @only_jax
-def test_jax_sharded_variables(make):
+def test_jax_sharded_variables(make_exact):
     """Rows over two devices: the same result, still sharded."""
     import jax
 
     devices = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("rows",))
     rows = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec("rows"))
     kernel, reference = variable((8, 6)), variable((8, 6))
-    optimizer, plain = make(0.1), make(0.1)
+    optimizer, plain = make_exact(0.1), make_exact(0.1)
     optimizer.build([kernel])
     values = [jax.device_put(kernel.value, rows)]
     slots = [v.value for v in optimizer.variables]
@@ -285,11 +285,11 @@ def test_jax_sharded_variables(make):
 
 
 @only_jax
-def test_jax_stateless_jit_with_donation(make):
+def test_jax_stateless_jit_with_donation(make_exact):
     import jax
 
     kernel, reference = variable(), variable()
-    optimizer, plain = make(0.1), make(0.1)
+    optimizer, plain = make_exact(0.1), make_exact(0.1)
     optimizer.build([kernel])
     update = jax.jit(optimizer.stateless_apply, donate_argnums=(0, 2))
     values, slots = [kernel.value + 0], [v.value + 0 for v in optimizer.variables]
