@@ -66,8 +66,7 @@ def keras_optimizer(name):
 
     if name in _KERAS:
         return getattr(keras.optimizers, _KERAS[name])(RATE)
-    if name in variants.VARIANTS or name in variants.MOMENTUM_VARIANTS:
-        variants.register()
+    variants.register()
     base, extra = _VARIANTS.get(name, (name, {}))
     made = catalog.create(HParams(optimizer=base, learning_rate_constant=RATE), [])
     return made.from_config(made.get_config() | extra)

@@ -59,7 +59,7 @@ class Group:
         self.beta_1 = settings.momentum_of(self.index)
         self.packs = settings.packs_momentum and self.beta_1 > 0
         self.stacks = self._stacks(gradients)
-        self._to_pack = {}  # values and momentum, by the start of their part
+        self._to_pack = {}  # variables, values, momentum, by the start of their part
 
     def _stacks(self, gradients):
         """Returns the gradients as arrays (k_i, *view), in order.
@@ -133,17 +133,15 @@ class Group:
 
     def _momentum(self, part, gradients, is_finite):
         """Returns the unbiased averages of gradients (k_i, *view), and keeps them."""
-        slots, values, packed = self.slots, None, None
+        slots, variables, values, packed = self.slots, None, None, None
         if self.packs:
-            values, packed = packing.unpack(self._stacked(part), self._scales(part))
+            variables = [tensor(v) for v in self.variables[part]]
+            variables = stacked(variables, self.index.view)
+            values, packed = packing.unpack(variables, self._scales(part))
         new = slots.average_gradients(part, gradients, self.beta_1, is_finite, packed)
         if self.packs:
-            self._to_pack[part.start] = values, new
+            self._to_pack[part.start] = variables, values, new
         return slots.unbiased(part, new, self.beta_1)
-
-    def _stacked(self, part):
-        """Returns variables as one array, (k_i, *view)."""
-        return stacked([tensor(v) for v in self.variables[part]], self.index.view)
 
     def _scales(self, part):
         """Returns the scales of packed momentum, (k_i, 1, 1)."""
@@ -175,11 +173,11 @@ class Group:
 
     def _pack(self, part, steps, decay, is_finite):
         """Writes variables, and their momentum into them."""
-        values, momentum = self._to_pack.pop(part.start)
+        old, values, momentum = self._to_pack.pop(part.start)
         if decay is not None:
             steps = steps + values * decay
         new = packing.pack(values - steps, momentum, self._scales(part))
-        new = where(is_finite, new, self._stacked(part))
+        new = where(is_finite, new, old)
         for variable, value in zip(self.variables[part], unstacked(new, self.shape)):
             assign(variable, value)
 

@@ -46,7 +46,8 @@ def raw(variable):
 
 
 def tensor(variable):
-    """Returns the value of a variable as a tensor, which Keras' conversion may not."""
+    """Returns the value of a variable as a tensor of the backend."""
+    # Of a Keras variable, Keras' own conversion may return the variable itself.
     return ops.convert_to_tensor(raw(variable))
 
 

@@ -46,7 +46,7 @@ STYLE = [
     },
 ]
 OURS, OTHERS, BOUND = "C0", "C8", "C2"
-_OURS = ("et", "orthogonal_", "momentum_")  # names begin so, those of variants, too
+_PREFIXES = ("et", "orthogonal_", "momentum_")  # of our names, variants too
 
 
 @contextlib.contextmanager
@@ -100,7 +100,7 @@ def memory_plot(path, points, y, floor=None, log_y=False):
     with figure(path, "optimizer state, scalars", y, log_y=log_y) as axes:
         for name, (scalars, values) in points.items():
             mean = sum(values) / len(values)
-            ours = name.startswith(_OURS)
+            ours = name.startswith(_PREFIXES)
             axes.errorbar(
                 scalars,
                 mean,
@@ -153,7 +153,7 @@ def curves_plot(path, curves, x, y, log_x=False, log_y=False):
     """Draws {name: [(x, y), ...]}; extreme tensoring has solid lines."""
     with figure(path, x, y, log_x=log_x, log_y=log_y) as axes:
         for name, points in curves.items():
-            style = "-" if name.startswith(_OURS) else "--"
+            style = "-" if name.startswith(_PREFIXES) else "--"
             axes.plot(*zip(*points), style, label=name)
         # Below the axes, where it covers no curve: as many beside each other as fit.
         columns = max(1, 80 // (8 + max(map(len, curves))))

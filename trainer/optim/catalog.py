@@ -12,6 +12,7 @@ import re
 import keras
 
 from extreme_tensoring_tf import ExtremeTensoring
+from extreme_tensoring_tf.planner import BYTES
 from extreme_tensoring_tf.planner import plan
 from trainer import registry
 from trainer.errors import UsageError
@@ -244,7 +245,7 @@ def _fitted(optimizer, variables, budget):
     """
     named = [(v.path, tuple(v.shape)) for v in variables]
     if budget:
-        scales = 4 * len(named) if optimizer.settings().packs_momentum else 0
+        scales = BYTES * len(named) if optimizer.settings().packs_momentum else 0
         try:
             rules = plan(named, budget - scales, orthogonalize=optimizer.orthogonalize)
         except ValueError as error:
