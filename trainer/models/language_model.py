@@ -252,6 +252,9 @@ class _Loss(_Ending):
     def __init__(self, model, tokens, label_smoothing):
         super().__init__(model, tokens, name="loss")
         self._label_smoothing = label_smoothing
+        # float16 lacks the range that the products of the loss need.
+        short = model.hidden.dtype == "bfloat16"
+        self._product_dtype = "bfloat16" if short else "float32"
 
     def compute_output_spec(self, hidden, row):
         return keras.KerasTensor((), "float32")
@@ -261,7 +264,13 @@ class _Loss(_Ending):
         real = ops.cast(ops.not_equal(labels, PAD_ID), "float32")
         weights = real / ops.maximum(ops.sum(real), 1.0)
         loss = losses.chunked_cross_entropy(
-            hidden, embeddings, labels, weights, self._label_smoothing, self._chunk
+            hidden,
+            embeddings,
+            labels,
+            weights,
+            self._label_smoothing,
+            self._chunk,
+            self._product_dtype,
         )
         self.add_loss(loss)
         return loss

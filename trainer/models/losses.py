@@ -83,7 +83,9 @@ def chunks(tokens, vocab_size):
     return number, math.ceil(tokens / number)
 
 
-def chunked_cross_entropy(hidden, embeddings, labels, weights, smoothing, chunk=None):
+def chunked_cross_entropy(
+    hidden, embeddings, labels, weights, smoothing, chunk=None, dtype="float32"
+):
     """Returns the loss of `SmoothedCrossEntropy`, computed chunk by chunk.
 
     loss = sum_i weights_i * loss_i
@@ -100,6 +102,9 @@ def chunked_cross_entropy(hidden, embeddings, labels, weights, smoothing, chunk=
         smoothing: s.
         chunk: tokens of a group whose logits are held at a time; it divides n. None:
             all.
+        dtype: of what is multiplied: three products, a third of the operations of a
+            small model. "bfloat16" has the range of float32, which the gradient by
+            the logits needs. All else is float32.
 
     Returns:
         A scalar.
@@ -107,9 +112,12 @@ def chunked_cross_entropy(hidden, embeddings, labels, weights, smoothing, chunk=
     vocab_size = embeddings.shape[0]
     above, other = _targets(smoothing, vocab_size)
 
+    def product(a, b):
+        return ops.cast(ops.matmul(ops.cast(a, dtype), ops.cast(b, dtype)), "float32")
+
     def of_chunk(h, e, y, w):
         """Loss and its gradients, by hidden and by embeddings."""
-        z = ops.matmul(h, ops.transpose(e))
+        z = product(h, ops.transpose(e))
         greatest = ops.max(z, axis=-1, keepdims=True)
         exp = ops.exp(z - greatest)
         sum_exp = ops.sum(exp, axis=-1, keepdims=True)
@@ -124,20 +132,22 @@ def chunked_cross_entropy(hidden, embeddings, labels, weights, smoothing, chunk=
             dz = dz - other * w_column
         return (
             ops.sum(losses * w),
-            ops.matmul(dz, e),
-            ops.matmul(ops.transpose(dz), h),
+            product(dz, e),
+            product(ops.transpose(dz), h),
         )
 
     @ops.custom_gradient
     def loss_of(hidden, embeddings):
+        e = ops.cast(embeddings, dtype)
+
         def of_group(h, y, w):
             if chunk is None:
-                return of_chunk(h, embeddings, y, w)
+                return of_chunk(h, e, y, w)
 
             def add_chunk(i, sums):
                 loss, dh, de = sums
                 its_h, its_y, its_w = (_chunk_of(x, i, chunk) for x in (h, y, w))
-                more_loss, its_dh, more_de = of_chunk(its_h, embeddings, its_y, its_w)
+                more_loss, its_dh, more_de = of_chunk(its_h, e, its_y, its_w)
                 dh = ops.slice_update(dh, (i * chunk, 0), its_dh)
                 return loss + more_loss, dh, de + more_de
 

@@ -78,6 +78,24 @@ def test_chunks_change_neither_loss_nor_gradient(arrays, smoothing, groups, chun
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 
+def test_short_products_change_little(arrays):
+    """Inputs and results of a product are rounded to 8 bits, the softmax is not."""
+    hidden, embeddings, labels, weights = arrays
+
+    def loss(dtype):
+        def of(h, e):
+            y, w = grouped(1, labels, weights)
+            return losses.chunked_cross_entropy(h[None], e, y, w, 0.1, 6, dtype)
+
+        return of
+
+    expected = value_and_gradients(loss("float32"), hidden, embeddings)
+    found = value_and_gradients(loss("bfloat16"), hidden, embeddings)
+    for a, b in zip(found, expected):
+        assert a.dtype == "float32"
+        assert 0 < np.linalg.norm(a - b) < 0.01 * np.linalg.norm(b)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_plain_loss_is_the_same(arrays, smoothing):
     hidden, embeddings, labels, weights = arrays
