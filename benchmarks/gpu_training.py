@@ -40,6 +40,7 @@ def train():
 
     from benchmarks import measure
     from trainer import registry
+    from trainer.experiments import variants
     from trainer.training import flops
     from trainer.training import loop
     from trainer.training.run import Run
@@ -71,6 +72,7 @@ def train():
             if step == _STEPS.value:
                 self.model.stop_training = True
 
+    variants.register()
     hparams = registry.hparams_sets.get(_HPARAMS_SET.value)().override(_HPARAMS.value)
     hparams = dataclasses.replace(hparams, optimizer=_OPTIMIZER.value)
     stopwatch = Stopwatch()

@@ -104,7 +104,8 @@ def conduct(scale, output_dir):
     finished = {entry: grid.best(entry) for entry in scale.entries}
     table = tradeoff.table(finished)
     report.publish(f"{table}\n\n{grid.table()}", output_dir)
-    if importlib.util.find_spec("matplotlib"):  # not on every machine with a GPU
+    drawing = map(importlib.util.find_spec, ("matplotlib", "textalloc"))
+    if all(drawing):  # not on every machine with a GPU
         tradeoff.plot(finished, None, output_dir)
         print(f"plots: {output_dir / 'perplexity.png'}, {output_dir / 'curves.png'}")
 

@@ -48,6 +48,8 @@ MOMENTUM_VARIANTS = {
     "momentum_rows": {"tensor_dims": {"embedding": ("et1", 1)}},
     "momentum_columns": {"tensor_dims": _COLUMNS},
     "momentum_undamped": {"damping": 0.0, "ns_steps": 5},
+    "momentum_steps_3": {"ns_steps": 3},
+    "momentum_steps_3_half": {"ns_steps": 3, "ns_dtype": "float16"},
 }
 
 
