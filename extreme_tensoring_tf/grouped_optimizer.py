@@ -25,6 +25,7 @@ from extreme_tensoring_tf.variables import check_dtype
 from extreme_tensoring_tf.variables import check_packable
 from extreme_tensoring_tf.variables import outside_of_traces
 from extreme_tensoring_tf.variables import path_of
+from extreme_tensoring_tf.variables import tensor
 from extreme_tensoring_tf.variables import unique_paths
 
 if IS_TENSORFLOW:  # the others do without it
@@ -136,9 +137,9 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
     def _overwrite_model_variables_with_average_value(self, trainable_variables):
         """Gives variables their averages. Momentum that was packed into them is 0."""
         super()._overwrite_model_variables_with_average_value(trainable_variables)
-        if self.settings().packs_momentum:
-            for scale in self._slots.momentums.values():
-                assign(scale, ops.zeros((), "float32"))
+        scales = self._slots.momentum_scales
+        if scales is not None:
+            assign(scales, ops.zeros_like(tensor(scales)))
 
     def _is_distributed(self):
         return IS_TENSORFLOW and xla.is_distributed()
@@ -178,7 +179,9 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
                     )
                     groups.append(self._group(compiled, *arguments))
             taken = take_step(groups, settings, learning_rate)
-        self._slots.record(positions, [t.finite for t in taken])
+        self._slots.record(
+            positions, [t.finite for t in taken], [t.momentum_scales for t in taken]
+        )
         return taken
 
     def _group(self, compiled, settings, slots, variables, gradients, decays):
@@ -255,7 +258,8 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
                 "`optimizer.build(model.trainable_variables)` first."
             )
         statistics = sum(index.state_size for index in self._slots.indices)
-        momentums = self._slots.momentums.values()
+        momentums = [*self._slots.momentums.values(), self._slots.momentum_scales]
+        momentums = [m for m in momentums if m is not None]
         return statistics + sum(math.prod(m.shape) for m in momentums)
 
     @property

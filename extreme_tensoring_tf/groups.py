@@ -27,6 +27,7 @@ from extreme_tensoring_tf.variables import IS_TENSORFLOW
 from extreme_tensoring_tf.variables import assign
 from extreme_tensoring_tf.variables import assign_sub
 from extreme_tensoring_tf.variables import dtype_of
+from extreme_tensoring_tf.variables import materialized
 from extreme_tensoring_tf.variables import tensor
 
 if IS_TENSORFLOW:  # the others have no sparse gradients
@@ -59,7 +60,9 @@ class Group:
         self.beta_1 = settings.momentum_of(self.index)
         self.packs = settings.packs_momentum and self.beta_1 > 0
         self.stacks = self._stacks(gradients)
-        self._to_pack = {}  # variables, values, momentum, by the start of their part
+        # By the start of a part: what it packs, which is variables, their values and
+        # their momentum; and the scales of that.
+        self._to_pack, self._new_scales = {}, {}
 
     def _stacks(self, gradients):
         """Returns the gradients as arrays (k_i, *view), in order.
@@ -121,7 +124,12 @@ class Group:
                 multiplier = None
             steps = factors[part].scale(stack, rate, multiplier)
             self._subtract(part, steps, rate, is_finite)
-        return Taken(norms, finite)
+        return self._taken(norms, finite)
+
+    def _taken(self, norms, finite):
+        """Returns the `Taken` of the step."""
+        scales = [self._new_scales[start] for start in sorted(self._new_scales)]
+        return Taken(norms, finite, joined(scales) if scales else None)
 
     def _averaged(self, part, stack, is_finite, multiplier):
         """Returns average gradients (k_i, *view), and keeps the full-size slots."""
@@ -133,19 +141,26 @@ class Group:
 
     def _momentum(self, part, gradients, is_finite):
         """Returns the unbiased averages of gradients (k_i, *view), and keeps them."""
-        slots, variables, values, packed = self.slots, None, None, None
         if self.packs:
-            variables = [tensor(v) for v in self.variables[part]]
-            variables = stacked(variables, self.index.view)
-            values, packed = packing.unpack(variables, self._scales(part))
-        new = slots.average_gradients(part, gradients, self.beta_1, is_finite, packed)
-        if self.packs:
-            self._to_pack[part.start] = variables, values, new
-        return slots.unbiased(part, new, self.beta_1)
+            new = self._packed_momentum(part, gradients, is_finite)
+        else:
+            new = self.slots.average_gradients(part, gradients, self.beta_1, is_finite)
+        return self.slots.unbiased(part, new, self.beta_1)
 
-    def _scales(self, part):
-        """Returns the scales of packed momentum, (k_i, 1, 1)."""
-        return stacked([tensor(s) for s in self.slots.momentums[part]], (1, 1))
+    def _packed_momentum(self, part, gradients, is_finite):
+        """Returns averages (k_i, *view), from those that the variables hold."""
+        variables = [tensor(v) for v in self.variables[part]]
+        variables = stacked(variables, self.index.view)
+        scales = self.slots.scales[part]
+        values, old = packing.unpack(variables, ops.reshape(scales, (-1, 1, 1)))
+        new = self.beta_1 * old + (1 - self.beta_1) * gradients
+        # Not of what is kept, so that no pass over gradients waits for whether they are
+        # finite.
+        greatest = ops.max(ops.abs(new), axis=(1, 2))
+        self._new_scales[part.start] = where(is_finite, greatest, scales)
+        new = where(is_finite, new, old)
+        self._to_pack[part.start] = variables, values, new
+        return new
 
     def _subtract(self, part, steps, rate, is_finite):
         """Writes the steps (k_i, *view), and weight decay with them, into variables.
@@ -176,7 +191,8 @@ class Group:
         old, values, momentum = self._to_pack.pop(part.start)
         if decay is not None:
             steps = steps + values * decay
-        new = packing.pack(values - steps, momentum, self._scales(part))
+        scales = ops.reshape(self._new_scales[part.start], (-1, 1, 1))
+        new = packing.pack(values - steps, momentum, scales)
         new = where(is_finite, new, old)
         for variable, value in zip(self.variables[part], unstacked(new, self.shape)):
             assign(variable, value)
@@ -217,6 +233,7 @@ class OrthogonalGroup(Group):
         settings, slots = self.settings, self.slots
         sums = self.squared_sums() if sums is None else sums
         gradients = joined([ops.cast(stack, slots.dtype) for stack in self.stacks])
+        gradients = materialized(gradients)
         finite = None
         if settings.skip_nonfinite:
             # Not by the squares, which overflow where a polar factor does not.
@@ -231,7 +248,7 @@ class OrthogonalGroup(Group):
         rate = ops.cast(learning_rate, slots.dtype)
         steps = settings.orthogonalizer.direction(gradients) * rate
         self._subtract(part, steps, rate, finite)
-        return Taken(squared_norms(sums, self.index), finite)
+        return self._taken(squared_norms(sums, self.index), finite)
 
 
 def dense_group(settings, slots: GroupSlots, variables, gradients, decays) -> Group:

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 import numbers
-import typing
 
 import numpy as np
 from keras import ops
@@ -64,7 +63,7 @@ class Orthogonalizer:
 
 
 def split(matrices, block_size: int | None):
-    """Returns the blocks of matrices, (k, blocks, rows, columns).
+    """Returns the blocks of matrices, one after the other: (k * blocks, rows, columns).
 
     The longer side is split, of a square one the columns: into blocks of the largest
     divisor of its length that is no longer than `block_size`.
@@ -77,15 +76,21 @@ def split(matrices, block_size: int | None):
     longer = max(m, n)
     most = min(block_size or longer, longer)
     size = next(s for s in range(most, 0, -1) if longer % s == 0)
-    if m > n:
-        return ops.reshape(matrices, (k, m // size, size, n))
-    return ops.swapaxes(ops.reshape(matrices, (k, m, n // size, size)), 1, 2)
+    if size == longer:
+        return matrices
+    if m <= n:
+        matrices = ops.swapaxes(ops.reshape(matrices, (k, m, n // size, size)), 1, 2)
+    # One axis for all blocks: XLA transposes matrices where products have two.
+    return ops.reshape(matrices, (-1, m, size) if m <= n else (-1, size, n))
 
 
 def join(blocks, shape):
     """Returns the matrices, of a shape (k, m, n), that `split` gave these blocks of."""
-    _, m, n = shape
-    return ops.reshape(blocks if m > n else ops.swapaxes(blocks, 1, 2), shape)
+    k, m, n = shape
+    if m <= n and blocks.shape[0] > k:
+        blocks = ops.reshape(blocks, (k, -1, *blocks.shape[1:]))
+        blocks = ops.swapaxes(blocks, 1, 2)
+    return ops.reshape(blocks, shape)
 
 
 # The first polynomial of a Polar Express iteration is fitted down to this singular
@@ -133,45 +138,32 @@ def polar_factors(matrices, steps: int, damping: float = 0.0, dtype=None):
     gram = ops.matmul(*((matrices, transposed) if wide else (transposed, matrices)))
     shift = damping / (size * (1 + damping))
     smallest = max(SMALLEST, math.sqrt(shift))
-    root = inverse_root(Shifted(shift, gram / trace), coefficients(steps, smallest))
-    directions = ops.matmul(*((root.rest, matrices) if wide else (matrices, root.rest)))
-    directions = (root.shift * matrices + directions) * ops.rsqrt(trace)
-    return ops.cast(directions, own)
+    identity = ops.eye(size, dtype=matrices.dtype)
+    polynomials = coefficients(steps, smallest)
+    root = inverse_root(gram / trace + shift * identity, identity, polynomials)
+    directions = ops.matmul(*((root, matrices) if wide else (matrices, root)))
+    return ops.cast(directions * ops.rsqrt(trace), own)
 
 
-class Shifted(typing.NamedTuple):
-    """The matrices shift * I + rest: no identity is ever held as an array."""
-
-    shift: float
-    rest: typing.Any  # tensor (..., m, m)
-
-    def times(self, other: "Shifted") -> "Shifted":
-        """Returns the product with other matrices."""
-        rest = self.shift * other.rest + other.shift * self.rest
-        rest = rest + ops.matmul(self.rest, other.rest)
-        return Shifted(self.shift * other.shift, rest)
-
-    def polynomial(self, a, b, c) -> "Shifted":
-        """Returns a I + b A + c A^2, A being these matrices."""
-        square = self.times(self)
-        shift = a + b * self.shift + c * square.shift
-        return Shifted(shift, b * self.rest + c * square.rest)
-
-
-def inverse_root(gram: Shifted, polynomials) -> Shifted:
+def inverse_root(gram, identity, polynomials):
     """Returns nearly A^(-1/2) for symmetric matrices A whose eigenvalues are in [0, 1].
 
     Args:
-        gram: the matrices A.
+        gram: tensor (..., m, m), the matrices A.
+        identity: of the same m and dtype.
         polynomials: (a, b, c) of each step, for singular values, roots of eigenvalues.
     """
-    root = gram.polynomial(*polynomials[0])
-    factor = root
+    factor = root = _polynomial(gram, identity, *polynomials[0])
     for coefficients_of_step in polynomials[1:]:
-        gram = factor.times(factor.times(gram))
-        factor = gram.polynomial(*coefficients_of_step)
-        root = factor.times(root)
+        gram = ops.matmul(factor, ops.matmul(factor, gram))
+        factor = _polynomial(gram, identity, *coefficients_of_step)
+        root = ops.matmul(factor, root)
     return root
+
+
+def _polynomial(gram, identity, a, b, c):
+    """Returns a I + b A + c A^2."""
+    return a * identity + b * gram + c * ops.matmul(gram, gram)
 
 
 # Above 1 by the error of an iteration in float32, singular values still converge.

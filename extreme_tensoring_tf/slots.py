@@ -13,6 +13,7 @@ from extreme_tensoring_tf.tensor_index import TensorIndex
 from extreme_tensoring_tf.variables import assign
 from extreme_tensoring_tf.variables import dtype_of
 from extreme_tensoring_tf.variables import layout_of
+from extreme_tensoring_tf.variables import materialized
 from extreme_tensoring_tf.variables import raw
 from extreme_tensoring_tf.variables import replicated_layout
 from extreme_tensoring_tf.variables import tensor
@@ -31,8 +32,10 @@ class Slots:
 
     Attributes:
         statistics: per variable a list of vectors, of lengths `index.dims`.
-        momentums: position -> an array like the variable, or its scale alone where
-            the variable holds it packed; of the variables that have momentum.
+        momentums: position -> an array like the variable; of the variables that
+            have momentum, unless they hold it packed.
+        momentum_scales: the scales of packed momentum, one array for all variables:
+            each would be a copy of its own in every step. None if none is packed.
         counters: int32 (variables, 2), updates taken and skipped; None if no
             setting needs them. `iterations` counts steps, but a variable whose
             gradient was skipped or absent took fewer.
@@ -48,6 +51,7 @@ class Slots:
         self._dtypes = [statistics_dtype(v) for v in variables]
         self.statistics = []
         self.momentums = {}
+        self.momentum_scales = None
         self.counters = None
         self.diagonals = {}
         for position, (prefix, variable, index) in enumerate(
@@ -64,23 +68,24 @@ class Slots:
                     for dim, label in zip(index.dims, index.labels)
                 ]
             )
-            if not settings.momentum_of(index):
-                continue
-            if settings.packs_momentum:
-                self.momentums[position] = add_variable(
-                    shape=(),
-                    dtype="float32",
-                    layout=replicated_layout(0),
-                    name=f"{prefix}_momentum_scale",
-                )
-            else:
+            if settings.momentum_of(index) and not settings.packs_momentum:
                 self.momentums[position] = add_variable(
                     shape=variable.shape,
                     dtype=momentum_dtype or variable.dtype,
                     layout=layout_of(variable),
                     name=f"{prefix}_momentum",
                 )
-        if settings.skip_nonfinite or self.momentums or settings.beta_2:
+        averaged = [p for p, i in enumerate(indices) if settings.momentum_of(i)]
+        packed = averaged if settings.packs_momentum else []
+        self._places = {position: place for place, position in enumerate(packed)}
+        if packed:
+            self.momentum_scales = add_variable(
+                shape=(len(packed),),
+                dtype="float32",
+                layout=replicated_layout(1),
+                name="momentum_scales",
+            )
+        if settings.skip_nonfinite or averaged or settings.beta_2:
             self.counters = add_variable(
                 shape=(len(variables), 2),
                 dtype="int32",
@@ -116,19 +121,43 @@ class Slots:
             [[raw(s) for s in self.statistics[p]] for p in positions],
             [raw(self.momentums.get(p)) for p in positions],
             [raw(self.diagonals.get(p)) for p in positions],
+            self._scales(positions),
             None if updates is None else ops.take(updates, positions),
         )
 
-    def record(self, positions: list[list[int]], finite: list) -> None:
-        """Counts a step: taken where the gradient was finite, skipped elsewhere.
+    def _scales(self, positions):
+        """Returns the scales of packed momentum (k,), or None if there is none."""
+        if positions[0] not in self._places:
+            return None
+        places = [self._places[p] for p in positions]
+        return ops.take(tensor(self.momentum_scales), places)
+
+    def record(self, positions: list[list[int]], finite: list, scales: list) -> None:
+        """Counts a step, and keeps what one array holds for all variables.
 
         All variables are counted at once, after their updates: programs that wrote
         to one variable could not run side by side.
 
         Args:
             positions: list of lists, the positions of the variables of each group.
-            finite: as many flags (k,), or None each: then all steps were taken.
+            finite: as many flags (k,), or None each: then all steps were taken; where
+                one is false, the step was skipped.
+            scales: as many new scales (k,) of packed momentum, or None.
         """
+        self._count(positions, finite)
+        new = [s for s in scales if s is not None]
+        if new:
+            places = [
+                [self._places[p]]
+                for of_group, s in zip(positions, scales)
+                if s is not None
+                for p in of_group
+            ]
+            old, new = tensor(self.momentum_scales), ops.concatenate(new)
+            assign(self.momentum_scales, ops.scatter_update(old, places, new))
+
+    def _count(self, positions, finite):
+        """Counts a step of every variable as taken or as skipped."""
         if self.counters is None:
             return
         taken = [
@@ -153,8 +182,9 @@ class GroupSlots:
     index: TensorIndex | MatrixView
     dtype: str  # of the statistics: a step is computed in it
     statistics: list  # k lists of vectors
-    momentums: list  # k arrays, or the scales of k packed ones; or k times None
+    momentums: list  # k arrays or None
     diagonals: list  # k arrays or None
+    scales: Any  # (k,): of packed momentum; or None
     updates: Any  # int32 (k,): the number of this update of each, from 1; or None
 
     @property
@@ -206,7 +236,7 @@ class GroupSlots:
         squares = ops.reshape(ops.square(gradient), tuple(diagonal.shape))
         assign(diagonal, tensor(diagonal) + where(finite, squares, 0.0))
 
-    def average_gradients(self, part: slice, gradients, beta_1, finite, packed=None):
+    def average_gradients(self, part: slice, gradients, beta_1, finite):
         """Returns the moving averages of gradients, from zeros on.
 
         Args:
@@ -214,17 +244,12 @@ class GroupSlots:
             gradients: (k_i, *view), theirs.
             beta_1: the factor of the moving average.
             finite: None, or (k_i,): where it is false the average stays.
-            packed: None, or the averages before, as the variables hold them: then the
-                scales of the new ones alone are kept here.
         """
         slots = self.momentums[part]
-        old = packed
-        if old is None:
-            old = stacked([tensor(slot) for slot in slots], gradients.shape[1:])
-            old = ops.cast(old, gradients.dtype)
+        old = stacked([tensor(slot) for slot in slots], gradients.shape[1:])
+        old = ops.cast(old, gradients.dtype)
         new = where(finite, beta_1 * old + (1 - beta_1) * gradients, old)
-        kept = new if packed is None else ops.max(ops.abs(new), axis=(1, 2))
-        for slot, value in zip(slots, unstacked(kept, tuple(slots[0].shape))):
+        for slot, value in zip(slots, unstacked(new, tuple(slots[0].shape))):
             assign(slot, value)
         return new
 
@@ -247,7 +272,7 @@ def stacked(arrays, view):
     """Returns k arrays as one, (k, *view); a single one is not copied."""
     if len(arrays) == 1:
         return ops.reshape(arrays[0], (1, *view))
-    return ops.reshape(ops.stack(arrays), (len(arrays), *view))
+    return materialized(ops.reshape(ops.stack(arrays), (len(arrays), *view)))
 
 
 def unstacked(stack, shape) -> list:

@@ -53,10 +53,11 @@ class Settings:
 
 
 class Taken(typing.NamedTuple):
-    """The outcome of a group's step; two arrays of shape (k,)."""
+    """The outcome of a group's step; arrays of shape (k,)."""
 
     squared_norms: typing.Any  # of the gradients as they were given
     finite: typing.Any  # whether they were; None without `skip_nonfinite`
+    momentum_scales: typing.Any = None  # the new ones, of packed momentum
 
 
 def take_step(groups, settings: Settings, learning_rate) -> list[Taken]:

@@ -51,6 +51,19 @@ def tensor(variable):
     return ops.convert_to_tensor(raw(variable))
 
 
+def materialized(array):
+    """Returns an array that a program holds, and does not compute at each of its uses.
+
+    XLA for GPUs would read the parts of a stack by branches, once for every use. Only
+    JAX can say so.
+    """
+    if keras.backend.backend() != "jax":
+        return array
+    import jax
+
+    return jax.lax.optimization_barrier(array)
+
+
 def dtype_of(variable) -> str:
     """Returns the name of a variable's or a tensor's dtype."""
     return keras.backend.standardize_dtype(variable.dtype)
