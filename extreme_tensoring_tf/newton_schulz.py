@@ -157,7 +157,9 @@ def inverse_root(gram, identity, polynomials):
     for coefficients_of_step in polynomials[1:]:
         gram = ops.matmul(factor, ops.matmul(factor, gram))
         factor = _polynomial(gram, identity, *coefficients_of_step)
-        root = ops.matmul(factor, root)
+        # In this order: XLA would make one product of two with `factor` on the left,
+        # and copy what it multiplies and what comes of it.
+        root = ops.matmul(root, factor)
     return root
 
 
