@@ -43,7 +43,7 @@ COMMANDS = {
     # What orthogonal steps cost: their share of a training step.
     "orthogonal_step": "-m benchmarks.fit_step --hparams_set=transformer_base "
     "--batch_size=4096 --vocab_size=32768 --rounds=5 --steps=1 "
-    "--optimizers=sgd,et2_orthogonal",
+    "--optimizers=sgd,et2_orthogonal,et2_orthogonal_momentum",
     "trainer_throughput": "-m benchmarks.trainer_throughput --rounds=2",
     "memory": "-m benchmarks.memory",
     "decoding": "-m benchmarks.decoding",
