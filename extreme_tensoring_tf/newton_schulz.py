@@ -8,6 +8,8 @@ import numbers
 import numpy as np
 from keras import ops
 
+from extreme_tensoring_tf.variables import materialized
+
 
 @dataclasses.dataclass(frozen=True)
 class Orthogonalizer:
@@ -155,11 +157,12 @@ def inverse_root(gram, identity, polynomials):
     """
     factor = root = _polynomial(gram, identity, *polynomials[0])
     for coefficients_of_step in polynomials[1:]:
-        gram = ops.matmul(factor, ops.matmul(factor, gram))
+        # What rounding leaves unsymmetric grows, unless the factors stand on both sides
+        # here, and on the left of those before them in the root.
+        gram = ops.matmul(ops.matmul(factor, gram), factor)
         factor = _polynomial(gram, identity, *coefficients_of_step)
-        # In this order: XLA would make one product of two with `factor` on the left,
-        # and copy what it multiplies and what comes of it.
-        root = ops.matmul(root, factor)
+        # XLA would make one product of this and the next, and copy what goes into it.
+        root = ops.matmul(materialized(factor), root)
     return root
 
 

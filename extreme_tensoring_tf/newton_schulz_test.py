@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from extreme_tensoring_tf import newton_schulz
 from extreme_tensoring_tf.newton_schulz import Orthogonalizer
 from extreme_tensoring_tf.newton_schulz import coefficients
 from extreme_tensoring_tf.newton_schulz import polar_factors
@@ -126,6 +127,27 @@ def test_half_precision_holds_with_damping(shape, scale):
     half = factors(matrix, 4, 0.01, "float16")
     assert np.linalg.norm(half - expected) / np.linalg.norm(expected) < 0.03
     assert (factors(np.zeros(shape, "float32"), 4, 0.01, "float16") == 0).all()
+
+
+def test_rounding_every_product_does_not_add_up(monkeypatch):
+    """As a GPU rounds: XLA for CPUs keeps float32 between products of float16."""
+
+    def matmul(a, b):
+        return (np.asarray(a) @ np.asarray(b)).astype("float16").astype("float32")
+
+    matrix = gradient((48, 48)).astype("float32")
+    expected = damped_polar_factor(matrix, 0.01)
+    matrix /= np.sqrt(1.01 * np.sum(matrix**2))
+    shift = 0.01 / 1.01 / 48
+    identity = np.eye(48, dtype="float32")
+    monkeypatch.setattr(newton_schulz.ops, "matmul", matmul)
+    root = newton_schulz.inverse_root(
+        matmul(matrix, matrix.T) + shift * identity,
+        identity,
+        coefficients(4, shift**0.5),
+    )
+    error = np.linalg.norm(root @ matrix - expected) / np.linalg.norm(expected)
+    assert error < 0.016
 
 
 def test_direction_has_the_asked_root_mean_square():
