@@ -110,7 +110,7 @@ def polar_factors(matrices, steps: int, damping: float = 0.0, dtype=None):
 
     where m is the shorter side of G. For a tall G the root stands on the right.
 
-    The inverse root is iterated on the m x m matrix, A <- p(A)^2 A and Q <- p(A) Q
+    The inverse root is iterated on the m x m matrix, A <- p(A) A p(A) and Q <- p(A) Q
     from Q = I. A step costs 8 m**3 operations, and the two products with G cost
     4 m**2 n: for a long G that is less than steps on G itself, 4 m**2 n + 2 m**3 each.
 
