@@ -35,6 +35,14 @@ PROBLEM = "languagemodel_lm1b2k_packed"
 TESTDATA = pathlib.Path(__file__).parent / "testdata"
 
 
+def unmeasured_environment():
+    """Returns the environment of a process that `make coverage` does not look into.
+
+    That of a test that bounds or measures what a process takes: coverage takes some.
+    """
+    return {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE")}
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """Packed rows of 32 tokens made from the head of testdata's corpus."""

@@ -1,11 +1,11 @@
 """et-datagen as a stranger uses it: in a process of its own."""
 
-import os
 import subprocess
 import sys
 
 import pytest
 
+from conftest import unmeasured_environment
 from trainer.bin.bin_test import call
 
 PROBLEM = "--problem=text_lines2k_packed"
@@ -71,10 +71,11 @@ def test_a_full_disk(text, tmp_path):
     """A bound on the size of files, in KB, stands for the disk's."""
     flags = f"{PROBLEM} --tmp_dir={text} --data_dir={tmp_path / 'data'}"
     command = f"ulimit -f 40; {sys.executable} -m trainer.bin.et_datagen {flags}"
-    # Not measured by `make coverage`, whose own file would be too large.
-    env = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE")}
     full = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, env=env
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        env=unmeasured_environment(),
     )
     assert full.returncode == 1
     assert full.stderr.splitlines()[-1].startswith("error: ")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from conftest import unmeasured_environment
 from trainer import registry
 from trainer.errors import UsageError
 from trainer.hparams import HParams
@@ -142,7 +142,7 @@ def peak(rows, layers, vocab_size, remat=0):
     arguments = map(str, (rows, layers, vocab_size, remat))
     output = subprocess.run(
         [sys.executable, "-c", _PEAKS, *arguments],
-        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"},
+        env={**unmeasured_environment(), "TF_ENABLE_ONEDNN_OPTS": "0"},
         cwd=pathlib.Path(__file__).parents[2],
         check=True,
         capture_output=True,
