@@ -63,7 +63,9 @@ test-bazel: .venv/installed
 # Lines of both packages that the tests run on TensorFlow and on JAX, in every process
 # that they start: an error below `fail_under`. An hour on two cores. It goes on where it
 # was interrupted: the data of a folder of tests are kept until a module changes.
-MEASURED = extreme_tensoring_tf $(wildcard trainer/*_test.py) \
+# A process for each module of the optimizer's tests: XLA keeps every program that it ever
+# compiled, by three maps of memory for each kernel, and Linux gives a process 65,530.
+MEASURED = $(wildcard extreme_tensoring_tf/*_test.py trainer/*_test.py) \
   $(sort $(patsubst %/,%,$(dir $(wildcard trainer/*/*_test.py)))) examples docs_test.py
 PARTS = $(MEASURED:%=.coverage/tensorflow/%/done) $(ON_JAX:%=.coverage/jax/%/done)
 coverage: $(PARTS)
