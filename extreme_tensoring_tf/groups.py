@@ -128,7 +128,7 @@ class Group:
 
     def _taken(self, norms, finite):
         """Returns the `Taken` of the step."""
-        scales = [self._new_scales[start] for start in sorted(self._new_scales)]
+        scales = list(self._new_scales.values())  # in the order of the parts
         return Taken(norms, finite, joined(scales) if scales else None)
 
     def _averaged(self, part, stack, is_finite, multiplier):

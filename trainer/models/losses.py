@@ -113,10 +113,11 @@ def chunked_cross_entropy(
     above, other = _targets(smoothing, vocab_size)
 
     def product(a, b):
-        return ops.cast(ops.matmul(ops.cast(a, dtype), ops.cast(b, dtype)), "float32")
+        return ops.cast(ops.matmul(a, b), "float32")
 
     def of_chunk(h, e, y, w):
         """Loss and its gradients, by hidden and by embeddings."""
+        h = ops.cast(h, dtype)
         z = product(h, ops.transpose(e))
         greatest = ops.max(z, axis=-1, keepdims=True)
         exp = ops.exp(z - greatest)
@@ -130,6 +131,7 @@ def chunked_cross_entropy(
         dz = exp * (w_column / sum_exp) - ops.where(is_label, above * w_column, 0.0)
         if other:
             dz = dz - other * w_column
+        dz = ops.cast(dz, dtype)
         return (
             ops.sum(losses * w),
             product(dz, e),
