@@ -85,8 +85,8 @@ class ExtremeTensoring(GroupedOptimizer):
             slower and, for large p, swamps the product. Defaults to "axis".
         statistic: of "geometric_mean": "sum" (the paper), or "mean": each S_i is
             divided by the entries of its slice, so that rates carry over between
-            levels and from AdaGrad and Adam. "rank_one" always uses means.
-            Defaults to "sum".
+            levels and from AdaGrad. "rank_one" always uses means. Defaults to
+            "sum".
         tensor_dims: None; or a dict of regular expressions over variable paths
             to dims: a level, flat dims with the variable's size as product, or
             one entry per axis (1 drops an axis); or a list of such dims, one per
@@ -97,7 +97,8 @@ class ExtremeTensoring(GroupedOptimizer):
             statistics. It moves by the polar factor of its gradient, of this step
             alone or, with `momentum`, of the average: see below. Defaults to None.
         ns_steps: Newton-Schulz steps to a polar factor, 1 or more. With the damping
-            that is the default, 4 are within 2 % of it. Defaults to 4.
+            that is the default, 4 are within 3 % of that of a random matrix of 200
+            rows, 14 % at 1,024, and 5 within 0.4 %. Defaults to 4.
         damping: float >= 0. How much of its mean square is added to the squares of
             the singular values before their root is taken, so that what is noise is
             not raised to one. 0 is the polar factor itself, and needs more steps; 0.1
@@ -107,9 +108,9 @@ class ExtremeTensoring(GroupedOptimizer):
         block_size: None; or the rows or columns of a block: a matrix is split along
             its longer side, a square one into columns, and each block has a polar
             factor of its own. That costs less, with the width of an attention head
-            about a tenth, and loses some of the gain. Defaults to None.
+            about a fifth, and loses some of the gain. Defaults to None.
         ns_dtype: "float16": the products of the Newton-Schulz steps are of half
-            precision, and within 3 % of the factor. That is faster on GPUs. None is
+            precision, which adds less than 1 % to their error. That is faster on GPUs. None is
             float32, in the precision that the backend has for its products. Defaults
             to None.
         momentum: `beta_1` of the matrices that are orthogonalized; None is that of
@@ -269,24 +270,33 @@ class ExtremeTensoring(GroupedOptimizer):
 
     @classmethod
     def for_budget(cls, variables, budget_bytes, gradients=None, **kwargs) -> Self:
-        """Returns an optimizer whose statistics fit a number of bytes.
+        """Returns an optimizer whose state fits a number of bytes.
 
         Dims are chosen per variable and axis; an axis may also be dropped: one
         scalar for all of it. See `planner.py` for the rule.
 
         Args:
             variables: the model's trainable variables.
-            budget_bytes: bytes of statistics, at most.
+            budget_bytes: bytes of statistics and of the scales of packed momentum,
+                at most. Momentum in arrays of its own is not counted.
             gradients: None, or one sample gradient (or a list of them) per
                 variable: then the budget goes where it fits the second moment
                 best.
             **kwargs: of the constructor, but for `level` and `tensor_dims`.
 
         Raises:
-            ValueError: the budget is less than one scalar per variable.
+            ValueError: the budget is less than one scalar for each variable with
+                statistics, and one for each with packed momentum.
         """
         named = [(path_of(v), tuple(v.shape)) for v in variables]
-        rules = plan(named, budget_bytes, gradients, kwargs.get("orthogonalize"))
+        unplanned = cls(**kwargs)
+        rules = plan(
+            named,
+            budget_bytes,
+            gradients,
+            unplanned.orthogonalize,
+            unplanned.settings().momentum_scales(unplanned.tensor_indices(named)),
+        )
         return cls(tensor_dims=rules, **kwargs)
 
     def tensor_indices(self, variables) -> list[TensorIndex | MatrixView]:

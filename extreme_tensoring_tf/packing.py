@@ -1,7 +1,7 @@
 """Momentum in the lowest byte of a float32 variable, which is memory that is there.
 
-Of the 24 bits of a number's mantissa 16 are left, with a relative error of at most
-2**-17: a variable of bfloat16, which trains well if it is rounded at random, has 8.
+Of the 24 bits of a number's mantissa 16 are left, with a relative error below 2**-15:
+a variable of bfloat16, which trains well if it is rounded at random, has 8.
 The lowest byte holds a momentum m by its sign and a number c from 0 to 127:
 
     m = sign * scale * (c / 127)**4

@@ -43,38 +43,42 @@ class Refinement:
     dims: int | list[int]  # of the axis, as an entry of nested dims
 
 
-def plan(variables, budget_bytes, gradients=None, orthogonalize=None) -> dict | list:
+def plan(
+    variables, budget_bytes, gradients=None, orthogonalize=None, momentum_scales=0
+) -> dict | list:
     """Returns rules for `ExtremeTensoring(tensor_dims=...)` that fit a budget.
 
     Args:
         variables: list of (path, shape).
-        budget_bytes: bytes of float32 statistics, at most.
+        budget_bytes: bytes of state, float32, at most.
         gradients: None, or per variable an array of its shape, or a list of
             such arrays from several batches.
         orthogonalize: as `matrix_view.orthogonalized` takes it. A variable that it
             names keeps no statistics, whatever the budget.
+        momentum_scales: how many scalars packed momentum keeps, of the same budget.
 
     Returns:
         A dict of path to nested dims, one entry per axis. Where paths are equal, a
         list of nested dims, one per variable.
 
     Raises:
-        ValueError: the budget does not cover one scalar per variable, or
-            gradients do not match.
+        ValueError: the budget does not cover one scalar per variable and those of
+            momentum, or gradients do not match.
     """
     matrices = orthogonalized(variables, orthogonalize)
     keeping = len(variables) - sum(matrices)
-    least = BYTES * keeping
-    if budget_bytes < least:
+    scalars = budget_bytes // BYTES - keeping - momentum_scales
+    if scalars < 0:
+        scales = f" and {momentum_scales} scales of momentum" * bool(momentum_scales)
         raise ValueError(
             f"a budget of {budget_bytes} bytes is less than one scalar for each "
-            f"of the {keeping} variables: give at least {least} bytes"
+            f"of the {keeping} variables that keep statistics{scales}: give at least "
+            f"{BYTES * (keeping + momentum_scales)} bytes"
         )
     if gradients is not None and len(gradients) != len(variables):
         raise ValueError(
             f"{len(gradients)} gradients were given for {len(variables)} variables"
         )
-    scalars = budget_bytes // BYTES - keeping
     chosen = _choose(variables, scalars, gradients, matrices)
     paths = [path for path, _ in variables]
     if len(set(paths)) < len(paths):

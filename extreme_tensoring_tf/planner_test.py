@@ -234,8 +234,25 @@ def test_orthogonalized_variables_take_nothing_of_the_budget():
     optimizer = ExtremeTensoring.for_budget(variables, 400, orthogonalize=True)
     optimizer.build(variables)
     assert 60 < optimizer.state_size <= 100
-    with pytest.raises(ValueError, match="of the 2 variables: give at least 8 bytes"):
+    with pytest.raises(ValueError, match="statistics: give at least 8 bytes"):
         ExtremeTensoring.for_budget(variables, 7, orthogonalize=True)
+
+
+def test_a_budget_holds_the_scales_of_packed_momentum():
+    named = [("embeddings", (64, 48)), ("kernel", (64, 48)), ("bias", (48,))]
+    variables = [keras.Variable(np.ones(s, "float32"), name=n) for n, s in named]
+    for form in (
+        {"orthogonalize": True, "beta_1": 0.9, "momentum": 0.8},
+        {"orthogonalize": True, "beta_1": 0.0, "momentum": 0.8},
+        {"beta_1": 0.9},
+    ):
+        form["momentum_dtype"] = "packed"
+        optimizer = ExtremeTensoring.for_budget(variables, 400, **form)
+        optimizer.build(variables)
+        assert 60 < optimizer.state_size <= 100
+    message = "a budget of 15 bytes .* 3 variables that .* 3 scales .* at least 24 bytes"
+    with pytest.raises(ValueError, match=message):
+        ExtremeTensoring.for_budget(variables, 15, **form)
 
 
 def test_for_budget_trains_and_saves():

@@ -51,6 +51,14 @@ class Settings:
         """
         return self.momentum if isinstance(index, MatrixView) else self.beta_1
 
+    def momentum_scales(self, indices) -> int:
+        """Returns how many scalars packed momentum keeps: one a variable that has it.
+
+        Args:
+            indices: the `TensorIndex` or `MatrixView` of every variable.
+        """
+        return sum(self.packs_momentum and self.momentum_of(i) > 0 for i in indices)
+
 
 class Taken(typing.NamedTuple):
     """The outcome of a group's step; arrays of shape (k,)."""

@@ -4,8 +4,8 @@ r"""et-plan: the optimizer memory of a model, and the finest state within a budg
     et-plan --shapes=50257x768,768x3072,768 --budget=64KB
     et-plan --shapes=32000x4096,128*4096x4096,96*4096x11008 --devices=8
 
-The plan says for each variable which vectors are kept. A run has it with
---hparams=optimizer_state_budget=64KB. With --devices the table says what each
+The plan says for each variable which vectors are kept; a run has it with
+--hparams=optimizer=et2_rank1,optimizer_state_budget=64KB. With --devices the table says what each
 of several holds and sends a step, beside Adam with ZeRO-1 and with FSDP.
 """
 

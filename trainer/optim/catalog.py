@@ -12,8 +12,6 @@ import re
 import keras
 
 from extreme_tensoring_tf import ExtremeTensoring
-from extreme_tensoring_tf.planner import BYTES
-from extreme_tensoring_tf.planner import plan
 from trainer import registry
 from trainer.errors import UsageError
 from trainer.optim.peers import adam_family
@@ -225,7 +223,9 @@ def create_at(learning_rate, hparams, variables):
     optimizer = registry.optimizers.get(hparams.optimizer)(learning_rate, hparams)
     budget = hparams.optimizer_state_budget
     if isinstance(optimizer, ExtremeTensoring) and variables:
-        return _fitted(optimizer, variables, budget)
+        if budget:
+            return _planned(optimizer, learning_rate, variables, budget)
+        return _fitted(optimizer, variables)
     if budget:
         raise UsageError(
             f"optimizer_state_budget={budget} is for ET optimizers (--hparams="
@@ -234,29 +234,27 @@ def create_at(learning_rate, hparams, variables):
     return optimizer
 
 
-def _fitted(optimizer, variables, budget):
-    """Returns the same optimizer with rules for the variables of a model.
+def _planned(optimizer, learning_rate, variables, budget):
+    """Returns the same optimizer with what a budget of state buys for its rules."""
+    planned_ones = ("level", "tensor_dims")
+    config = {k: v for k, v in optimizer.get_config().items() if k not in planned_ones}
+    config["learning_rate"] = learning_rate
+    try:
+        return ExtremeTensoring.for_budget(variables, budget, **config)
+    except ValueError as error:
+        raise UsageError(f"hparam optimizer_state_budget: {error}") from error
 
-    Args:
-        optimizer: `ExtremeTensoring`. A rule of its entry may find nothing in a user's
-            model, which names its variables as it likes: that is no mistake of theirs.
-        variables: of the model.
-        budget: bytes of state, at most; 0 keeps the rules of the entry.
+
+def _fitted(optimizer, variables):
+    """Returns the same optimizer with those of its rules that a model has use for.
+
+    A rule of its entry may find nothing in a user's model, which names its variables as
+    it likes: that is no mistake of theirs.
     """
-    named = [(v.path, tuple(v.shape)) for v in variables]
-    if budget:
-        scales = BYTES * len(named) if optimizer.settings().packs_momentum else 0
-        try:
-            rules = plan(named, budget - scales, orthogonalize=optimizer.orthogonalize)
-        except ValueError as error:
-            beside = f", and {scales} for the scales of momentum" if scales else ""
-            raise UsageError(
-                f"hparam optimizer_state_budget: {error}{beside}"
-            ) from error
-    else:
-        rules = {
-            pattern: dims
-            for pattern, dims in (optimizer.tensor_dims or {}).items()
-            if any(re.search(pattern, path) for path, _ in named)
-        }
+    paths = [v.path for v in variables]
+    rules = {
+        pattern: dims
+        for pattern, dims in (optimizer.tensor_dims or {}).items()
+        if any(re.search(pattern, path) for path in paths)
+    }
     return optimizer.from_config(optimizer.get_config() | {"tensor_dims": rules})

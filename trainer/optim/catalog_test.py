@@ -102,7 +102,7 @@ def test_a_budget_is_kept():
             "optimizer=et2,optimizer_state_budget=4",
             "hparam optimizer_state_budget: a budget of 4 ",
         ),
-        ("optimizer_state_budget=9", "at least 4 bytes, and 8 for the scales"),
+        ("optimizer_state_budget=9", "2 scales of momentum: give at least 12 bytes"),
         ("optimizer=et9", "unknown optimizer 'et9'"),
         ("learning_rate_schedule=linear", "unknown schedule 'linear'"),
     ],
