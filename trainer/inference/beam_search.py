@@ -54,7 +54,7 @@ def beam_search(model, ids, length, max_length, beams=4, alpha=0.6, seed=None):
 
     def take(x, index):
         """Returns entries (B, K', ...) of x (B, N, ...) by index (B, K')."""
-        index = ops.reshape(index, (*index.shape, *[1] * (x.ndim - 2)))
+        index = ops.reshape(index, (*ops.shape(index), *[1] * (x.ndim - 2)))
         return ops.take_along_axis(x, index, axis=1)
 
     def best(scores, sequences, count):

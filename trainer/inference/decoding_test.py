@@ -144,6 +144,7 @@ def test_beams_are_no_worse_than_greedy(model):
         )
 
     search = decoder(model, 20, beam_search.beam_search, beams=3, alpha=0.0)
+    search(PROMPTS[:1])  # of another number of prompts before
     found, scores = search(PROMPTS)
     for prompt, beams, beam_scores in zip(PROMPTS, found.tolist(), scores):
         expected = [score(prompt, beam) for beam in beams]

@@ -78,8 +78,8 @@ def text(trained, export_format, evaluations, command) -> str:
 # {config["model"]} trained on {config["problem"]}
 
 {parameters:,} parameters, {trained.description.vocab_size:,} SentencePiece subwords,
-rows of {trained.max_length} tokens, {config["dtype"]}. Step
-{int(trained.model.optimizer.iterations):,}, from `{trained.path.name}`.
+rows of {trained.max_length} tokens, {config["dtype"]}. From `{trained.path.name}`,
+after {int(trained.model.optimizer.iterations):,} updates.
 
 ## Use
 

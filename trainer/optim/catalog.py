@@ -14,6 +14,7 @@ import keras
 from extreme_tensoring_tf import ExtremeTensoring
 from trainer import registry
 from trainer.errors import UsageError
+from trainer.optim import schedules
 from trainer.optim.peers import adam_family
 from trainer.optim.peers import factored
 from trainer.optim.peers import low_rank
@@ -39,7 +40,8 @@ def register(name, learning_rate_constant, optimizer, of_model=None, **arguments
             global_clipnorm=hparams.clip_grad_norm or None,
             gradient_accumulation_steps=accumulated if accumulated > 1 else None,
             use_ema=hparams.ema_momentum > 0,
-            ema_momentum=hparams.ema_momentum or 0.99,
+            # Keras averages after every batch, of which an update has several.
+            ema_momentum=(hparams.ema_momentum or 0.99) ** (1 / accumulated),
             name=name,
             **arguments,
             **(of_model(hparams) if of_model else {}),
@@ -214,8 +216,10 @@ def create(hparams, variables):
             hparams.optimizer, hparams.hidden_size
         )
     )
-    schedule = registry.schedules.get(hparams.learning_rate_schedule)
-    return create_at(schedule(hparams, constant), hparams, variables)
+    rate = registry.schedules.get(hparams.learning_rate_schedule)(hparams, constant)
+    if hparams.gradient_accumulation_steps > 1 and callable(rate):
+        rate = schedules.OfUpdates(rate, hparams.gradient_accumulation_steps)
+    return create_at(rate, hparams, variables)
 
 
 def create_at(learning_rate, hparams, variables):

@@ -1,6 +1,7 @@
 """Checkpoints of a run: saved whole or not at all, found, read again."""
 
 import contextlib
+import errno
 import math
 import pathlib
 import re
@@ -8,6 +9,7 @@ import sys
 import zipfile
 import zlib
 from typing import Any
+from typing import NamedTuple
 
 from trainer import distribution
 from trainer import processes
@@ -20,6 +22,15 @@ from trainer.files import write_atomically
 from trainer.files import write_json
 
 _NAME = re.compile(r"model-(\d+)\.keras")
+
+
+class Best(NamedTuple):
+    """Says how the model that evaluated best was found: the content of best.json."""
+
+    step: int
+    nats_per_token: float
+    eval_steps: int  # batches of the evaluation; 0: the whole split
+    later: list[int] = []  # steps of the evaluations since, none of them better
 
 
 class NotFinite(UsageError):
@@ -76,12 +87,23 @@ def step_of(path: pathlib.Path) -> int:
 
 
 def is_whole(path: pathlib.Path) -> bool:
-    """Returns whether all of a checkpoint has the checksums it was written with."""
+    """Returns whether all of a checkpoint has the checksums it was written with.
+
+    Raises:
+        UsageError: it cannot be read, which says nothing of what is in it.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError):
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError):
         return False
+    except OSError as error:
+        if error.errno in (None, errno.EINVAL):  # of places that the archive names
+            return False
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror}. A run goes on from the newest "
+            "checkpoint: mend that, or move the file away"
+        ) from error
 
 
 def last(output_dir: str | pathlib.Path, count: int) -> list[pathlib.Path]:
@@ -117,14 +139,18 @@ def clear(output_dir: str | pathlib.Path) -> None:
         remove_partial(folder(output_dir), pattern)
 
 
-def save_best(
-    model, output_dir: str | pathlib.Path, step: int, nats_per_token: float
-) -> None:
-    """Saves the model that evaluated best so far, and its step and its loss."""
-    path = save_model(model, output_dir, "best.keras").with_suffix(".json")
+def save_best(model, output_dir: str | pathlib.Path, best: Best) -> None:
+    """Saves the model that evaluated best so far, and how it did."""
+    save_model(model, output_dir, "best.keras")
+    record_best(output_dir, best)
+
+
+def record_best(output_dir: str | pathlib.Path, best: Best) -> None:
+    """Writes what is known of the model that was saved as the best."""
+    path = folder(output_dir) / "best.json"
     if processes.is_first():
         with _one_line_errors(path):
-            write_json(path, {"step": step, "nats_per_token": nats_per_token})
+            write_json(path, best._asdict())
 
 
 def save_model(model, output_dir: str | pathlib.Path, name: str) -> pathlib.Path:
@@ -176,19 +202,24 @@ def _one_line_errors(path):
         ) from error
 
 
-def best(output_dir: str | pathlib.Path) -> tuple[int, float] | None:
-    """Returns (step, nats per token) of the best model so far, or None.
+def best(output_dir: str | pathlib.Path) -> Best | None:
+    """Returns how the best model so far was found, or None where none is kept.
 
     Raises:
         UsageError: best.json is damaged.
     """
     path = folder(output_dir) / "best.json"
-    if not path.is_file():
+    if not (path.is_file() and path.with_suffix(".keras").is_file()):
         return None
     remedy = "delete it, and the next evaluation counts as the best"
     figures = read_json(path, remedy)
     try:
-        return int(figures["step"]), float(figures["nats_per_token"])
+        return Best(
+            int(figures["step"]),
+            float(figures["nats_per_token"]),
+            int(figures["eval_steps"]),
+            [int(step) for step in figures["later"]],
+        )
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{path} is damaged: {remedy}") from None
 

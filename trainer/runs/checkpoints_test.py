@@ -125,6 +125,8 @@ def test_a_damaged_best_is_one_clear_line(tmp_path, content):
     checkpoints.folder(tmp_path).mkdir()
     assert checkpoints.best(tmp_path) is None
     (checkpoints.folder(tmp_path) / "best.json").write_text(content)
+    assert checkpoints.best(tmp_path) is None, "of a model that is gone"
+    (checkpoints.folder(tmp_path) / "best.keras").touch()
     with pytest.raises(UsageError, match="best.json is damaged.*: delete it, and"):
         checkpoints.best(tmp_path)
 

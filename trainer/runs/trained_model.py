@@ -92,7 +92,7 @@ def load(
     Args:
         output_dir: folder of the run.
         checkpoint_path: of a checkpoint; None: the newest. It may be of another run
-            with the same vocabulary.
+            with the same vocabulary, whose settings and data then describe it.
 
     Raises:
         UsageError: the folder holds no run or no checkpoint, or the checkpoint is
@@ -102,8 +102,11 @@ def load(
     processor, description = run_folder.read_vocabulary(output_dir)
     if checkpoint_path:
         path = pathlib.Path(checkpoint_path)
-        _, trained_on = run_folder.read_vocabulary(run_folder.of_checkpoint(path))
+        own = run_folder.of_checkpoint(path)
+        config = run_folder.read_config(own)
+        processor, trained_on = run_folder.read_vocabulary(own)
         check_vocabulary(path, trained_on, output_dir, description)
+        description = trained_on
     elif (path := checkpoints.latest(output_dir)) is None:
         raise UsageError(f"{output_dir} holds no checkpoint yet")
     model = checkpoints.load(path)

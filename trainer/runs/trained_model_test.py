@@ -61,7 +61,10 @@ def test_data_of_another_vocabulary_is_refused(trained, other_data):
 
 def test_a_checkpoint_of_another_vocabulary_is_refused(copied, trained):
     folder, path = copied
-    trained_model.load(trained.path.parent.parent, path)
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace("float32", "mixed_bfloat16"))
+    loaded = trained_model.load(trained.path.parent.parent, path)
+    assert loaded.config["dtype"] == "mixed_bfloat16", "its own run's"
     description = folder / "data.json"
     checksum = trained.description.tokenizer_sha256
     vocabulary = folder / "tokenizer.model"

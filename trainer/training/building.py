@@ -72,6 +72,24 @@ def trainable(model, run: Run, tokens: int) -> keras.Model:
     return trained
 
 
+def check_schedule(run: Run) -> None:
+    """Refuses a run whose learning rate is 0 at its last step: it would learn no more.
+
+    Raises:
+        UsageError: the schedule ends before, or its name is unknown.
+    """
+    hparams = run.hparams
+    rate = registry.schedules.get(hparams.learning_rate_schedule)(hparams, 1.0)
+    updates = run.train_steps // hparams.gradient_accumulation_steps
+    if callable(rate) and updates and not float(rate(updates - 1)):
+        raise UsageError(
+            f"with learning_rate_schedule={hparams.learning_rate_schedule} the rate "
+            f"has fallen to 0 before update {updates:,}, the last of "
+            f"train_steps={run.train_steps}. Got learning_rate_decay_steps="
+            f"{hparams.learning_rate_decay_steps}: give {updates}, or fewer train_steps"
+        )
+
+
 def jit_compile(run: Run) -> bool | str:
     """Returns whether XLA compiles the whole step of a run, as Keras takes it.
 
@@ -116,13 +134,22 @@ def _take_weights(model, run, description):
     _, trained_on = run_folder.read_vocabulary(run_folder.of_checkpoint(path))
     trained_model.check_vocabulary(path, trained_on, run.data_dir, description)
     source = checkpoints.load(path)
-    ours, theirs = ({v.path: v for v in m.weights} for m in (model, source))
+    ours, theirs = _named_weights(model), _named_weights(source)
+    if set(ours) != set(theirs) and len(ours) == len(theirs):
+        # Keras numbers the layers without names of a process: `dense` is the same layer
+        # as the `dense_1` of a model that was made after it.
+        theirs = dict(zip(ours, theirs.values()))
     for name in sorted(set(ours) | set(theirs)):
         shapes = [tuple(w[name].shape) if name in w else None for w in (ours, theirs)]
-        if shapes[0] != shapes[1] and "seed_generator" not in name:
+        if shapes[0] != shapes[1]:
             raise UsageError(
                 f"{path} cannot start this model: {name} has shape {shapes[1]} there "
                 f"and {shapes[0]} here"
             )
-    for name in set(ours) & set(theirs):
-        ours[name].assign(theirs[name])
+    for name, weight in ours.items():
+        weight.assign(theirs[name])
+
+
+def _named_weights(model):
+    """Returns the weights of a model by their paths, without the seeds of dropout."""
+    return {v.path: v for v in model.weights if "seed_generator" not in v.path}

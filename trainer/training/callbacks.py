@@ -151,9 +151,8 @@ class Evaluations(Part):
         self._evaluated = model
         self._evaluate = evaluate
         self._on_evaluation = on_evaluation
-        self._best: Any = None  # (step, nats per token)
-        if output_dir := run.output_dir:
-            self._best = processes.from_first(lambda: checkpoints.best(output_dir))
+        found = processes.from_first(lambda: best_so_far(run))
+        self._best = checkpoints.Best(*found) if found else None
 
     def on_train_batch_end(self, batch, logs=None):
         if not self.state.is_due(self._run.local_eval_frequency):
@@ -176,23 +175,39 @@ class Evaluations(Part):
             self._on_evaluation(step, evaluation)
 
     def _keep_best(self, step, nats):
-        if self._best is None or nats < self._best[1]:
-            self._best = step, nats
-            if self._run.output_dir:
-                checkpoints.save_best(self._evaluated, self._run.output_dir, step, nats)
-        elif is_enough(self._run, step, self._best[0]):
+        best, output_dir = self._best, self._run.output_dir
+        if best is None or nats < best.nats_per_token:
+            self._best = checkpoints.Best(step, nats, self._run.eval_steps)
+            if output_dir:
+                checkpoints.save_best(self._evaluated, output_dir, self._best)
+            return
+        # A run that goes on from before some evaluations takes these again.
+        if step > best.step and step not in best.later:
+            self._best = best = best._replace(later=[*best.later, step])
+            if output_dir:
+                checkpoints.record_best(output_dir, best)
+        if is_enough(self._run, best):
             if processes.is_first():
                 progress.write(
-                    f"step {step}: no better than {self._best[1]:.4f} nats per token "
-                    f"of step {self._best[0]}, stopping"
+                    f"step {step}: no better than {best.nats_per_token:.4f} nats per "
+                    f"token of step {best.step}, stopping"
                 )
             self.state.stop()
 
 
-def is_enough(run: Run, step: int, best_step: int) -> bool:
-    """Returns whether a run ends at `step`: its best evaluation is too long ago."""
-    evaluations = (step - best_step) / run.local_eval_frequency
-    return 0 < run.early_stopping_evaluations <= evaluations
+def best_so_far(run: Run) -> checkpoints.Best | None:
+    """Returns how the best model of a run was found, or None.
+
+    Evaluations of another number of batches say nothing of it: the next one is the
+    best.
+    """
+    best = checkpoints.best(run.output_dir) if run.output_dir else None
+    return best if best and best.eval_steps == run.eval_steps else None
+
+
+def is_enough(run: Run, best: checkpoints.Best) -> bool:
+    """Returns whether a run ends: too many evaluations were no better than the best."""
+    return 0 < run.early_stopping_evaluations <= len(best.later)
 
 
 class Checkpoints(Part):

@@ -9,6 +9,7 @@ import time
 
 from trainer.data import dataset
 from trainer.runs import checkpoints
+from trainer.training import building
 from trainer.training import flops
 from trainer.training import loop
 from trainer.training import paper_runs
@@ -33,6 +34,7 @@ def check(run: Run) -> str:
     """
     if run.output_dir:
         loop.check_folder(run)
+    building.check_schedule(run)
     with tempfile.TemporaryDirectory() as folder:
         trial = dataclasses.replace(
             run,
@@ -50,7 +52,7 @@ def check(run: Run) -> str:
         path = pathlib.Path(str(result.checkpoint))
         restored = checkpoints.load(path)
         restoring = time.perf_counter() - start
-        if int(restored.optimizer.iterations) != _STEPS:
+        if restored.optimizer.iterations != result.model.optimizer.iterations:
             raise AssertionError("the checkpoint that was written is not what is read")
         size = path.stat().st_size
     description = dataset.load_description(run.data_dir, run.problem)

@@ -54,9 +54,9 @@ def train(
     """
     data = _Data(run)
     # Unknown names are refused before anything is written.
-    registry.schedules.get(run.hparams.learning_rate_schedule)
     registry.optimizers.get(run.hparams.optimizer)
     registry.models.get(run.model)
+    building.check_schedule(run)
     building.jit_compile(run)  # what cannot be compiled, too
     if run.deterministic and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -88,11 +88,11 @@ def finished(run: Run) -> str | None:
     step = checkpoints.step_of(newest)
     if step >= run.train_steps:
         return f"finished before: {newest} is at step {step:,} of {run.train_steps:,}"
-    best = checkpoints.best(output_dir)
-    if best and callbacks.is_enough(run, step, best[0]):
+    best = callbacks.best_so_far(run)
+    if best and callbacks.is_enough(run, best):
         return (
-            f"finished before: {newest} is at step {step:,}, and the best evaluation, "
-            f"of step {best[0]:,}, is {run.early_stopping_evaluations} or more ago"
+            f"finished before: {newest} is at step {step:,}, and {len(best.later)} "
+            f"evaluations were no better than the best one, of step {best.step:,}"
         )
     return None
 
@@ -149,11 +149,11 @@ class _Data:
 
 
 def _train(run, data, on_start, extra_callbacks, on_evaluation):
-    model = _start(run, data)
+    model, step = _start(run, data)
     if on_start and processes.is_first():
         on_start()
     state = RunState(
-        int(model.optimizer.iterations),
+        step,
         run.train_steps,
         data.tokens,
         run.nonfinite_steps,
@@ -230,24 +230,26 @@ def _reports(run, state, flops_per_token, state_bytes):
 
 
 def _start(run, data):
-    """Returns the language model to go on with, and begins the folder of the run.
+    """Returns the language model to go on with, and the steps that it has taken.
 
-    Nothing is written before the model is there.
+    The folder of the run is begun. Nothing is written before the model is there. Steps
+    are batches: the optimizer's `iterations` are fewer where it accumulates gradients,
+    or leaves out those that float16 could not hold.
     """
     if not run.output_dir:
-        return building.build(run, data.description)
+        return building.build(run, data.description), 0
     newest = processes.from_first(lambda: _newest(run))
     # A model is drawn before it is loaded, and processes must draw the same one.
     keras.utils.set_random_seed(run.random_seed)
-    model = (
-        checkpoints.load(checkpoints.folder(run.output_dir) / newest)
-        if newest
-        else building.build(run, data.description)
-    )
+    if newest:
+        path = checkpoints.folder(run.output_dir) / newest
+        model, step = checkpoints.load(path), checkpoints.step_of(path)
+    else:
+        model, step = building.build(run, data.description), 0
     if processes.is_first():
         vocabulary = dataset.Paths(run.data_dir, run.problem).tokenizer
         run_folder.begin(run.output_dir, run.identity(), data.description, vocabulary)
-    return model
+    return model, step
 
 
 def _newest(run):

@@ -17,6 +17,7 @@ from trainer.errors import UsageError
 from trainer.evaluation import evaluation
 from trainer.hparams import HParams
 from trainer.models import language_model
+from trainer.models.transformer import PackedRow
 from trainer.runs import checkpoints
 from trainer.runs import trained_model
 from trainer.training import building
@@ -180,6 +181,7 @@ REGULARIZED = {
     [
         {"optimizer": "et2"} | REGULARIZED,
         {"optimizer": "adam"},
+        {"optimizer": "sgd", "gradient_accumulation_steps": 2, "ema_momentum": 0.9},
     ],
     ids=lambda hparams: hparams["optimizer"],
 )
@@ -194,6 +196,8 @@ def test_a_run_in_two_parts_is_the_run_in_one(data_dir, tmp_path, hparams):
     keras.backend.clear_session()
     parts = loop.train(run(data_dir, tmp_path / "parts", **hparams))
     assert np.isfinite(whole.train_loss)
+    assert parts.steps == whole.steps == 8
+    assert parts.checkpoint.endswith("model-8.keras")
     for a, b in zip(whole.model.variables, parts.model.variables):
         np.testing.assert_allclose(
             keras.ops.convert_to_numpy(a),
@@ -224,11 +228,16 @@ def test_the_best_model_is_kept_and_ends_the_run(data_dir, tmp_path):
     nats = [e.nats_per_token for _, e in result.evaluations]
     assert result.steps < 400
     assert len(nats) >= 4 and all(not x < min(nats[:-3]) for x in nats[-3:])
-    step, best = checkpoints.best(tmp_path)
+    step, best, *_ = checkpoints.best(tmp_path)
     assert best == min(nats) and step == result.evaluations[nats.index(best)][0]
     found = evaluate(tmp_path / "checkpoints" / "best.keras", data_dir)
     np.testing.assert_allclose(found.nats_per_token, best, rtol=1e-6)
-    assert "is 3 or more ago" in loop.finished(wild)
+    assert "and 3 evaluations were no better" in loop.finished(wild)
+    # Whatever it is evaluated by from now on, three evaluations were made.
+    often = dataclasses.replace(wild, local_eval_frequency=1)
+    assert loop.finished(often) == loop.finished(wild)
+    assert loop.finished(dataclasses.replace(often, early_stopping_evaluations=4)) is None
+    assert loop.finished(dataclasses.replace(wild, eval_steps=1)) is None
     patient = dataclasses.replace(wild, early_stopping_evaluations=0)
     assert loop.finished(patient) is None
 
@@ -273,6 +282,63 @@ def other_words(data_dir, tmp_path):
     return folder
 
 
+def test_float16_goes_on_from_its_step_whatever_was_left_out(data_dir, tmp_path):
+    """Keras' scale of the loss grows until a step overflows and is no update."""
+    if keras.backend.backend() == "jax":
+        pytest.skip("JAX has no float16 products on the CPU")
+    short = dataclasses.replace(run(data_dir, tmp_path, 2), dtype="mixed_float16")
+    loop.train(short)
+    path = checkpoints.latest(tmp_path)
+    model = checkpoints.load(path)
+    model.optimizer.dynamic_scale.assign(float("inf"))  # as far as it can grow
+    model.save(path)
+    longer = dataclasses.replace(short, train_steps=4, save_checkpoints_steps=3)
+    loop.train(longer)
+    model = checkpoints.load(checkpoints.latest(tmp_path))
+    assert model.optimizer.iterations < 4
+    result = loop.train(dataclasses.replace(longer, train_steps=5))
+    names = {path.name for path in checkpoints.folder(tmp_path).glob("model-*")}
+    assert result.steps == 5 and names == {f"model-{n}.keras" for n in (3, 4, 5)}
+
+
+def test_a_checkpoint_is_checked_where_an_update_takes_several_batches(data_dir):
+    report = check.check(run(data_dir, gradient_accumulation_steps=3))
+    assert report.endswith("all is well")
+
+
+def test_a_model_with_unnamed_layers_starts_warm(data_dir, tmp_path):
+    """Keras numbers them by how many there were before in the process."""
+
+    @registry.models.register(name="plain_dense")
+    def plain(hparams, vocab_size, max_length):
+        row = keras.Input((None,), dtype="int32")
+        before, _, _ = PackedRow()(row)
+        embedding = keras.layers.ReversibleEmbedding(vocab_size, hparams.hidden_size)
+        hidden = embedding(before)
+        for _ in range(2):
+            hidden = keras.layers.Dense(hparams.hidden_size, "tanh")(hidden)
+        return language_model.LanguageModel(row, hidden, embedding)
+
+    first = dataclasses.replace(
+        run(data_dir, tmp_path / "first", 2, optimizer="sgd"), model="plain_dense"
+    )
+    source = loop.train(first)
+    warm = dataclasses.replace(
+        first, output_dir=None, warm_start_from=str(checkpoints.latest(first.output_dir))
+    )
+    model = building.build(warm, dataset.load_description(data_dir, PROBLEM))
+    paths = [[v.path for v in m.weights] for m in (source.model, model)]
+    assert paths[0] != paths[1], "or this test shows nothing"
+    for ours, theirs in zip(model.weights, source.model.weights):
+        np.testing.assert_array_equal(ours, theirs)
+    wider = dataclasses.replace(warm.hparams, hidden_size=64)
+    with pytest.raises(UsageError, match=r"has shape \(.*32.* there and \(.*64"):
+        building.build(
+            dataclasses.replace(warm, hparams=wider),
+            dataset.load_description(data_dir, PROBLEM),
+        )
+
+
 def test_accumulated_batches_are_one_large_batch(data_dir):
     """Two steps of half the rows, averaged, are a step of all."""
     (source,) = split_of(data_dir, "train")
@@ -294,3 +360,20 @@ def test_accumulated_batches_are_one_large_batch(data_dir):
         values.append(model.get_weights())
     for a, b in zip(*values):
         np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_a_rate_that_ends_before_the_run_is_refused(data_dir):
+    """By --check, too; one that ends with the run is not."""
+    ended = run(
+        data_dir,
+        steps=9,
+        learning_rate_schedule="cosine",
+        learning_rate_warmup_steps=2,
+        learning_rate_decay_steps=8,
+    )
+    for refuse in (loop.train, check.check):
+        with pytest.raises(UsageError, match="before update 9, .*steps=8: give 9"):
+            refuse(ended)
+    building.check_schedule(dataclasses.replace(ended, train_steps=8))
+    twice = dataclasses.replace(ended.hparams, gradient_accumulation_steps=2)
+    building.check_schedule(dataclasses.replace(ended, train_steps=17, hparams=twice))

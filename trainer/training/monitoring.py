@@ -115,7 +115,10 @@ def _new_path(folder):
     """Returns the path of an event file, named as TensorBoard's writers name them."""
     host, number = socket.gethostname(), next(_numbers)
     name = f"{time.time():010.0f}.{host}.{os.getpid()}.{number}"
-    return folder / f"events.out.tfevents.{name}"
+    return folder / f"events.out.tfevents.{name}{_SUFFIX}"
+
+
+_SUFFIX = ".et-trainer"  # others may write into the folder, too
 
 
 def _drop_events_after(step, output_dir):
@@ -127,7 +130,7 @@ def _drop_events_after(step, output_dir):
     from tensorboard.backend.event_processing import event_file_loader
     from tensorboard.summary.writer import record_writer
 
-    for path in pathlib.Path(output_dir).glob("events.out.tfevents.*"):
+    for path in pathlib.Path(output_dir).glob(f"events.out.tfevents.*{_SUFFIX}"):
         if step == 0:
             path.unlink()
             continue

@@ -73,9 +73,15 @@ def test_the_files_of_a_run(data_dir, tmp_path, capfd):
 
 
 def test_a_start_from_step_0_has_the_summaries_to_itself(tmp_path):
-    """Nothing was saved of the start before; its optimizer may have been another."""
+    """Nothing was saved of the start before; its optimizer may have been another.
+
+    Files of other programs stay.
+    """
+    other = tmp_path / "events.out.tfevents.1.host.2.0"
+    other.touch()
     for state_bytes in (4.0, 8.0):
         state = run_state.RunState(0, 60, 96, 5)
         monitoring.Summaries(state, tmp_path, 1.0, state_bytes, 1).close()
     (event,) = summaries(tmp_path)["optimizer/state_bytes"]
     assert (event.step, event.tensor_proto.float_val[0]) == (0, 8.0)
+    assert other.exists()
