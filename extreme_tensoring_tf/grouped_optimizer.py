@@ -41,7 +41,6 @@ KERAS_PRIVATES = {
     "_trainable_variables": "the variables in the order of `build`",
     "_use_weight_decay": "says whether a variable is excluded from decay",
     "_untrack_variable": "drops what `watch_diagonals` added",
-    "_overwrite_model_variables_with_average_value": "averages hold no momentum",
 }
 
 
@@ -134,13 +133,6 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
             squares = [ops.cast(ops.sum(t.squared_norms), "float32") for t in taken]
             assign(self._reported_norm, ops.sqrt(sum(squares)))
 
-    def _overwrite_model_variables_with_average_value(self, trainable_variables):
-        """Gives variables their averages. Momentum that was packed into them is 0."""
-        super()._overwrite_model_variables_with_average_value(trainable_variables)
-        scales = self._slots.momentum_scales
-        if scales is not None:
-            assign(scales, ops.zeros_like(tensor(scales)))
-
     def _is_distributed(self):
         return IS_TENSORFLOW and xla.is_distributed()
 
@@ -179,9 +171,7 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
                     )
                     groups.append(self._group(compiled, *arguments))
             taken = take_step(groups, settings, learning_rate)
-        self._slots.record(
-            positions, [t.finite for t in taken], [t.momentum_scales for t in taken]
-        )
+        self._slots.record(positions, taken)
         return taken
 
     def _group(self, compiled, settings, slots, variables, gradients, decays):

@@ -61,8 +61,8 @@ class Group:
         self.packs = settings.packs_momentum and self.beta_1 > 0
         self.stacks = self._stacks(gradients)
         # By the start of a part: what it packs, which is variables, their values and
-        # their momentum; and the scales of that.
-        self._to_pack, self._new_scales = {}, {}
+        # their momentum; and the scales and sums of bits that come of it.
+        self._to_pack, self._new_scales, self._new_sums = {}, {}, {}
 
     def _stacks(self, gradients):
         """Returns the gradients as arrays (k_i, *view), in order.
@@ -128,14 +128,16 @@ class Group:
 
     def _taken(self, norms, finite):
         """Returns the `Taken` of the step."""
-        scales = list(self._new_scales.values())  # in the order of the parts
-        return Taken(norms, finite, joined(scales) if scales else None)
+        if not self.packs:
+            return Taken(norms, finite)
+        scales, sums = self._new_scales.values(), self._new_sums.values()
+        return Taken(norms, finite, joined([*scales]), joined([*sums]))
 
     def _averaged(self, part, stack, is_finite, multiplier):
         """Returns average gradients (k_i, *view), and keeps the full-size slots."""
         gradients = ops.cast(stack, self.slots.dtype)
         if multiplier is not None:
-            gradients = gradients * ops.reshape(multiplier, (-1, 1, 1))
+            gradients = gradients * _of_each(multiplier)
         self.slots.accumulate_diagonal(part.start, gradients, is_finite)
         return self._momentum(part, gradients, is_finite) if self.beta_1 else gradients
 
@@ -148,12 +150,20 @@ class Group:
         return self.slots.unbiased(part, new, self.beta_1)
 
     def _packed_momentum(self, part, gradients, is_finite):
-        """Returns averages (k_i, *view), from those that the variables hold."""
+        """Returns averages (k_i, *view), from those that the variables hold.
+
+        An average that starts, at the first update or where somebody wrote into the
+        variable, begins as if all gradients before had been this one.
+        """
+        slots = self.slots
         variables = [tensor(v) for v in self.variables[part]]
         variables = stacked(variables, self.index.view)
-        scales = self.slots.scales[part]
-        values, old = packing.unpack(variables, ops.reshape(scales, (-1, 1, 1)))
-        new = self.beta_1 * old + (1 - self.beta_1) * gradients
+        untouched = packing.bit_sums(variables) == slots.bit_sums[part]
+        scales = ops.where(untouched, slots.scales[part], 0.0)
+        values, old = packing.unpack(variables, _of_each(scales))
+        started = slots.bias_correction(self.beta_1)[part]
+        share = ops.where(scales > 0, 1 - self.beta_1, started)
+        new = self.beta_1 * old + _of_each(share) * gradients
         # Not of what is kept, so that no pass over gradients waits for whether they are
         # finite.
         greatest = ops.max(ops.abs(new), axis=(1, 2))
@@ -191,9 +201,11 @@ class Group:
         old, values, momentum = self._to_pack.pop(part.start)
         if decay is not None:
             steps = steps + values * decay
-        scales = ops.reshape(self._new_scales[part.start], (-1, 1, 1))
-        new = packing.pack(values - steps, momentum, scales)
+        scales = _of_each(self._new_scales[part.start])
+        count = _of_each(self.slots.updates[part])
+        new = packing.pack(values - steps, momentum, scales, count)
         new = where(is_finite, new, old)
+        self._new_sums[part.start] = packing.bit_sums(new)
         for variable, value in zip(self.variables[part], unstacked(new, self.shape)):
             assign(variable, value)
 
@@ -243,12 +255,17 @@ class OrthogonalGroup(Group):
         part = slice(0, len(self.variables))
         if self.beta_1:
             if factor is not None:
-                gradients = gradients * ops.reshape(factor, (-1, 1, 1))
+                gradients = gradients * _of_each(factor)
             gradients = self._momentum(part, gradients, finite)
         rate = ops.cast(learning_rate, slots.dtype)
         steps = settings.orthogonalizer.direction(gradients) * rate
         self._subtract(part, steps, rate, finite)
         return self._taken(squared_norms(sums, self.index), finite)
+
+
+def _of_each(numbers):
+    """Returns numbers (k,) of k variables as (k, 1, 1), to go with their entries."""
+    return ops.reshape(numbers, (-1, 1, 1))
 
 
 def dense_group(settings, slots: GroupSlots, variables, gradients, decays) -> Group:

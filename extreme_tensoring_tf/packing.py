@@ -12,7 +12,12 @@ where
 
 Both are rounded at random, up or down by the chance that makes the mean right: what is
 too small to change a number by itself does so in one step of many. The chance comes
-from the bits of the numbers, so that equal steps give equal results.
+from the bits of the numbers and from the count of steps, so that equal steps give equal
+results, and a step that is the same every time is rounded anew.
+
+Whoever writes other values into a variable, such as averages of weights or those of a
+file, puts other bits in the place of its momentum. The sum of a variable's bits, which
+is kept from step to step, tells: then the momentum starts anew.
 
 The memory is known as that of Gonzalez Ortiz et al. 2026, "FlashOptim", arXiv
 2602.23349, who keep weights of 24 bits beside momentum of 8.
@@ -41,16 +46,23 @@ def unpack(packed, scale):
     return _value(bits), momentum
 
 
-def pack(values, momentum, scale):
+def bit_sums(packed):
+    """Returns the sums (k,) of the bits of variables (k, m, n), as int32 that wrap."""
+    return ops.sum(ops.view(packed, "int32"), axis=(1, 2))
+
+
+def pack(values, momentum, scale, step):
     """Returns the variable that holds values and momentum; see `unpack`.
 
     Args:
         values: float32 tensor.
         momentum: of the same shape, no entry of a magnitude above the scale.
         scale: scalar tensor.
+        step: int32 scalar tensor, the count of the variable's updates.
     """
     bits = ops.view(values, "int32")
-    chance = ops.bitwise_xor(bits, ops.view(momentum, "int32")) * _ODD
+    chance = ops.bitwise_xor(bits, ops.view(momentum, "int32"))
+    chance = ops.bitwise_xor(chance, step * _ODD) * _ODD
     share = ops.abs(momentum) / ops.where(scale > 0, scale, 1)
     low = ops.floor(ops.minimum(_LEVELS * ops.sqrt(ops.sqrt(share)), _LEVELS - 1))
     below, above = ops.square(ops.square(low)), ops.square(ops.square(low + 1))

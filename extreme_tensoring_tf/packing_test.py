@@ -17,10 +17,11 @@ def normal(seed, scale=1.0):
     return (scale * numbers).astype("float32")
 
 
-def packed(values, momentum, scale=None):
+def packed(values, momentum, scale=None, step=1):
     """Returns values and momentum after a packing, as arrays."""
     scale = np.float32(np.abs(momentum).max() if scale is None else scale)
-    variable = packing.pack(*map(ops.convert_to_tensor, (values, momentum, scale)))
+    arguments = values, momentum, scale, np.int32(step)
+    variable = packing.pack(*map(ops.convert_to_tensor, arguments))
     return [ops.convert_to_numpy(x) for x in packing.unpack(variable, scale)]
 
 
@@ -62,6 +63,16 @@ def test_a_step_below_the_last_bit_adds_up():
     assert np.mean(values - start) == pytest.approx(-1e-5, rel=0.1)
 
 
+def test_a_step_that_is_always_the_same_adds_up():
+    """As weight decay does where there is no gradient: equal bits, new chances."""
+    start = normal(0)
+    values, decay = start, np.float32(1e-6)
+    for step in range(100):
+        values, momentum = packed(values - decay * values, 0 * start, 0.0, step)
+    assert not momentum.any()
+    assert np.sum(values * start) / np.sum(start**2) - 1 == pytest.approx(-1e-4, rel=0.1)
+
+
 def test_zeros_keep_their_momentum():
     values, momentum = packed(
         np.array([0.0, -0.0, 0.0, 0.0], "float32"),
@@ -77,8 +88,9 @@ def test_without_a_scale_there_is_no_momentum_whatever_the_bits():
 
 
 def test_equal_numbers_are_rounded_alike():
-    first, again = (packed(normal(0), normal(1)) for _ in range(2))
+    first, again, later = (packed(normal(0), normal(1), step=n) for n in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, later)
 
 
 FORMS = {
@@ -164,19 +176,87 @@ def test_a_gradient_that_is_not_finite_changes_no_bit():
         np.testing.assert_array_equal(a.view("int32"), b.view("int32"))
 
 
-@pytest.mark.parametrize("frequency", [None, 2])
-def test_averages_of_weights_hold_no_momentum(frequency):
-    """Their lowest bytes are anything, and must not be taken for a momentum."""
-    model = fitted(
-        1, momentum_dtype="packed", use_ema=True, ema_overwrite_frequency=frequency
-    )
-    (scales,) = (v for v in model.optimizer.variables if "momentum_scales" in v.path)
-    if frequency:
-        model.optimizer._overwrite_model_variables_with_average_value(
-            model.trainable_variables
+FORMS_OF_STEPS = {
+    "rank_one": {},
+    "orthogonal": {"orthogonalize": True},
+    "compiled": {"orthogonalize": True, "jit_compile": True},
+}
+
+
+@pytest.mark.parametrize("form", FORMS_OF_STEPS)
+def test_where_somebody_wrote_momentum_starts_anew(form):
+    """Other bits are not taken for momentum; the other variable's goes on."""
+    rng = np.random.default_rng(0)
+    shape = (64, 48) if form != "compiled" else (1024, 1024)
+    new = rng.normal(size=shape).astype("float32")
+    gradients = [rng.normal(size=shape).astype("float32") for _ in range(3)]
+    moved = []
+    for packs in (True, False):
+        variables = [
+            keras.Variable(np.ones(shape, "float32"), name=f"kernel_{i}")
+            for i in range(2)
+        ]
+        arguments = {"jit_compile": False} | FORMS_OF_STEPS[form]
+        if packs:
+            arguments |= {"beta_1": 0.9, "momentum_dtype": "packed"}
+        optimizer = ExtremeTensoring(0.5, beta_2=0.5, **arguments)
+        for gradient in gradients:
+            if gradient is gradients[-1]:
+                variables[0].assign(new)
+            optimizer.apply([ops.convert_to_tensor(gradient)] * 2, variables)
+        moved.append([ops.convert_to_numpy(v) for v in variables])
+    (found, going_on), (fresh, without) = moved
+    np.testing.assert_allclose(found - new, fresh - new, atol=2e-4, rtol=2e-4)
+    assert np.abs(going_on - without).max() > 0.1
+
+
+def test_averages_of_weights_hold_no_momentum():
+    """The step after Keras has overwritten weights is that of its gradient alone."""
+    rng = np.random.default_rng(0)
+    gradients = [ops.convert_to_tensor(rng.normal(size=8).astype("f4")) for _ in "123"]
+    moved = []
+    for arguments in (
+        {"beta_1": 0.9, "momentum_dtype": "packed"},
+        {"beta_1": 0.9},
+        {},
+    ):
+        variable = keras.Variable(np.ones(8, "float32"), name="bias")
+        optimizer = ExtremeTensoring(
+            0.5,
+            use_ema=True,
+            ema_momentum=0.5,
+            ema_overwrite_frequency=2,
+            jit_compile=False,
+            **arguments,
         )
-    assert scales.shape == (5,)
-    assert not ops.convert_to_numpy(scales.value).any()
+        for gradient in gradients:
+            before = ops.convert_to_numpy(variable)
+            optimizer.apply([gradient], [variable])
+        moved.append(ops.convert_to_numpy(variable) - before)
+    found, averaged, alone = moved
+    np.testing.assert_allclose(found, alone, atol=2e-4)
+    assert np.abs(averaged - alone).max() > 0.1
+
+
+def test_a_layer_that_writes_its_kernel_trains_by_gradients_alone():
+    """`SpectralNormalization` does in every call, and `EarlyStopping` once."""
+    found = []
+    for arguments in ({"momentum_dtype": "packed"}, {"momentum": 0.0}):
+        keras.utils.set_random_seed(0)
+        inner = keras.layers.Dense(32, use_bias=False)
+        model = keras.Sequential(
+            [keras.Input((24,)), keras.layers.SpectralNormalization(inner)]
+        )
+        optimizer = ExtremeTensoring(
+            0.003, orthogonalize=True, beta_1=0.9, **arguments
+        )
+        model.compile(optimizer, "mse", jit_compile=False)
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(64, 24)), rng.normal(size=(64, 32))
+        model.fit(x, y, batch_size=32, shuffle=False, epochs=3, verbose=0)
+        found.append(ops.convert_to_numpy(inner.kernel))
+    if keras.backend.backend() != "jax":  # where the layer's writes are lost
+        np.testing.assert_allclose(*found, atol=2e-4)
 
 
 @pytest.mark.parametrize(

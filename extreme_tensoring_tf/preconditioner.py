@@ -258,8 +258,10 @@ class Preconditioner:
             row, col = _row_and_col(logs, index, row_ids)
             # The exponential comes last on the short vectors: XLA does not fuse
             # it, nor what is before it, into the loop over the matrix.
-            row = None if row is None else ops.exp(row)
-            col = None if col is None else ops.exp(col)
+            row, col = (
+                None if x is None else ops.exp(ops.minimum(x, _LARGEST_LOG))
+                for x in (row, col)
+            )
             literal = None
             root = ops.rsqrt(scale)  # of the scale, which the logarithms leave out
         size = math.prod(index.view)
@@ -276,4 +278,7 @@ class Preconditioner:
         return sums, ops.where(total > 0, total + self.epsilon, 1)
 
 
+# Of a factor: its square is within float32, where 0 times infinity would be nan. A slice
+# whose mean square is less than 1e-36 of its variable's is as good as 0.
+_LARGEST_LOG = 41.0
 _LOGS = {"geometric_mean": geometric_mean_logs, "rank_one": rank_one_logs}

@@ -36,6 +36,8 @@ class Slots:
             have momentum, unless they hold it packed.
         momentum_scales: the scales of packed momentum, one array for all variables:
             each would be a copy of its own in every step. None if none is packed.
+        bit_sums: int32, the sums of the bits of the same variables as they were packed:
+            where a variable has others, somebody wrote into it since. None likewise.
         counters: int32 (variables, 2), updates taken and skipped; None if no
             setting needs them. `iterations` counts steps, but a variable whose
             gradient was skipped or absent took fewer.
@@ -51,7 +53,7 @@ class Slots:
         self._dtypes = [statistics_dtype(v) for v in variables]
         self.statistics = []
         self.momentums = {}
-        self.momentum_scales = None
+        self.momentum_scales = self.bit_sums = None
         self.counters = None
         self.diagonals = {}
         for position, (prefix, variable, index) in enumerate(
@@ -79,11 +81,14 @@ class Slots:
         packed = averaged if settings.packs_momentum else []
         self._places = {position: place for place, position in enumerate(packed)}
         if packed:
-            self.momentum_scales = add_variable(
-                shape=(len(packed),),
-                dtype="float32",
-                layout=replicated_layout(1),
-                name="momentum_scales",
+            self.momentum_scales, self.bit_sums = (
+                add_variable(
+                    shape=(len(packed),),
+                    dtype=dtype,
+                    layout=replicated_layout(1),
+                    name=name,
+                )
+                for name, dtype in (("momentum_scales", "float32"), ("bit_sums", "int32"))
             )
         if settings.skip_nonfinite or averaged or settings.beta_2:
             self.counters = add_variable(
@@ -121,18 +126,18 @@ class Slots:
             [[raw(s) for s in self.statistics[p]] for p in positions],
             [raw(self.momentums.get(p)) for p in positions],
             [raw(self.diagonals.get(p)) for p in positions],
-            self._scales(positions),
+            self._packed(self.momentum_scales, positions),
+            self._packed(self.bit_sums, positions),
             None if updates is None else ops.take(updates, positions),
         )
 
-    def _scales(self, positions):
-        """Returns the scales of packed momentum (k,), or None if there is none."""
+    def _packed(self, slot, positions):
+        """Returns what a slot of packed momentum has of variables (k,), if they do."""
         if positions[0] not in self._places:
             return None
-        places = [self._places[p] for p in positions]
-        return ops.take(tensor(self.momentum_scales), places)
+        return ops.take(tensor(slot), [self._places[p] for p in positions])
 
-    def record(self, positions: list[list[int]], finite: list, scales: list) -> None:
+    def record(self, positions: list[list[int]], taken: list) -> None:
         """Counts a step, and keeps what one array holds for all variables.
 
         All variables are counted at once, after their updates: programs that wrote
@@ -140,21 +145,18 @@ class Slots:
 
         Args:
             positions: list of lists, the positions of the variables of each group.
-            finite: as many flags (k,), or None each: then all steps were taken; where
-                one is false, the step was skipped.
-            scales: as many new scales (k,) of packed momentum, or None.
+            taken: the `update.Taken` of each group.
         """
-        self._count(positions, finite)
-        new = [s for s in scales if s is not None]
-        if new:
-            places = [
-                [self._places[p]]
-                for of_group, s in zip(positions, scales)
-                if s is not None
-                for p in of_group
-            ]
-            old, new = tensor(self.momentum_scales), ops.concatenate(new)
-            assign(self.momentum_scales, ops.scatter_update(old, places, new))
+        self._count(positions, [t.finite for t in taken])
+        packed = [(p, t) for p, t in zip(positions, taken) if t.bit_sums is not None]
+        if packed:
+            places = [[self._places[p]] for of_group, _ in packed for p in of_group]
+            for slot, new in (
+                (self.momentum_scales, [t.momentum_scales for _, t in packed]),
+                (self.bit_sums, [t.bit_sums for _, t in packed]),
+            ):
+                new = ops.scatter_update(tensor(slot), places, ops.concatenate(new))
+                assign(slot, new)
 
     def _count(self, positions, finite):
         """Counts a step of every variable as taken or as skipped."""
@@ -185,6 +187,7 @@ class GroupSlots:
     momentums: list  # k arrays or None
     diagonals: list  # k arrays or None
     scales: Any  # (k,): of packed momentum; or None
+    bit_sums: Any  # int32 (k,): of the variables as they were packed; or None
     updates: Any  # int32 (k,): the number of this update of each, from 1; or None
 
     @property
@@ -215,7 +218,7 @@ class GroupSlots:
             new = old + sums
         else:
             new = beta_2 * old + (1.0 - beta_2) * sums
-            correction = self._bias_correction(beta_2)
+            correction = self.bias_correction(beta_2)
             most = most * correction
         if finite is not None:
             finite = ops.logical_and(finite, squared_norms(new, self.index) <= most)
@@ -255,9 +258,9 @@ class GroupSlots:
 
     def unbiased(self, part: slice, averages, beta_1: float):
         """Returns averages (k_i, *view) corrected for their zeros at the start."""
-        return averages / ops.reshape(self._bias_correction(beta_1)[part], (-1, 1, 1))
+        return averages / ops.reshape(self.bias_correction(beta_1)[part], (-1, 1, 1))
 
-    def _bias_correction(self, beta):
+    def bias_correction(self, beta: float):
         """Returns 1 - beta**t (k,), without the cancellation of a beta near 1."""
         return -ops.expm1(ops.cast(self.updates, self.dtype) * math.log(beta))
 

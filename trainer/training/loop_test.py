@@ -309,8 +309,8 @@ def test_a_checkpoint_is_checked_where_an_update_takes_several_batches(data_dir)
 def test_a_model_with_unnamed_layers_starts_warm(data_dir, tmp_path):
     """Keras numbers them by how many there were before in the process."""
 
-    @registry.models.register(name="plain_dense")
-    def plain(hparams, vocab_size, max_length):
+    @registry.models.register
+    def plain_dense(hparams, vocab_size, max_length):
         row = keras.Input((None,), dtype="int32")
         before, _, _ = PackedRow()(row)
         embedding = keras.layers.ReversibleEmbedding(vocab_size, hparams.hidden_size)
