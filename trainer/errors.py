@@ -1,4 +1,4 @@
-"""Defines the error that a user can mend."""
+"""Defines the errors that a user can mend."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,6 +8,13 @@ class UsageError(ValueError):
     """Says that input is bad: names the value, what was expected and what to do.
 
     The binaries print it as one line and exit with status 1.
+    """
+
+
+class HParamsError(UsageError):
+    """Says that hyperparameters cannot be trained: alone, together or with the data.
+
+    A search ends such a trial and goes on with others.
     """
 
 

@@ -169,6 +169,12 @@ def test_help_is_complete_and_light(binary):
             "--hparams_range=batch_size=2.5:4",
             "range 'batch_size=2.5:4' is not NAME=A|B|..., NAME=LOW:HIGH",
         ),
+        (
+            "et_sweep",
+            "--problem={problem} --data_dir={data} --output_dir={tmp}/sweep "
+            "--hparams_range=batch_size=16|256",
+            "batch_size=16 of batch_size=16|256 cannot be trained: ",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(data_dir, tmp_path, binary, arguments, message):

@@ -39,12 +39,16 @@ _SEED = cli.DEFINE_seed(
 def main(argv):
     cli.no_arguments(argv)
     from trainer import files
+    from trainer.training import ranges
     from trainer.training import sweep
 
     hparams = _RUN.hparams()
     _RUN.require(_OUTPUT_DIR, _RANGES)
-    ranges = sweep.parse_ranges(_RANGES.value)
-    _RUN.check_data(hparams)
+    searched = ranges.parse(_RANGES.value)
+    description = _RUN.check_data(hparams)
+    ranges.check(
+        searched, hparams, lambda h: description.tokens_per_batch(h.batch_size)
+    )
     settings = _RUN.run(
         hparams,
         train_steps=_TRAIN_STEPS.value,
@@ -54,10 +58,10 @@ def main(argv):
     folder = pathlib.Path(_OUTPUT_DIR.value)
     files.make_folder(folder)
     with sweep.storage_errors(folder / "sweep.db"):
-        return search(settings, ranges, folder)
+        return search(settings, searched, folder)
 
 
-def search(settings, ranges, folder):
+def search(settings, searched, folder):
     """Runs the trials, with other workers, and reports on all of them."""
     from trainer import files
     from trainer.training import sweep
@@ -76,7 +80,7 @@ def search(settings, ranges, folder):
         for number in range(1, _WORKERS.value)
     ]
     try:
-        objective = sweep.training_objective(settings, ranges)
+        objective = sweep.training_objective(settings, searched)
         sweep.optimize(study, objective, _TRIALS.value, report=report)
     finally:
         for worker in others:
@@ -106,7 +110,10 @@ def show(trial):
     params = ", ".join(f"{k}={v}" for k, v in trial.params.items())
     value = trial.value
     nats = f"{value:.4f} nats per token" if value is not None else "no value"
-    return f"trial {trial.number}, {trial.state.name.lower()}: {nats}, {params}"
+    reason = trial.user_attrs.get("reason")
+    return f"trial {trial.number}, {trial.state.name.lower()}: {nats}, {params}" + (
+        f" ({reason})" if reason else ""
+    )
 
 
 _SELDOM = (

@@ -16,88 +16,12 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from trainer import files
-from trainer import registry
+from trainer.errors import HParamsError
 from trainer.errors import UsageError
-from trainer.errors import unknown
-from trainer.hparams import HParams
+from trainer.training.ranges import Range
 
 if TYPE_CHECKING:  # it imports Keras
     from trainer.training.run import Run
-
-# Hparams whose values are names.
-_NAMED = {
-    "optimizer": registry.optimizers,
-    "learning_rate_schedule": registry.schedules,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """Holds the values that a hyperparameter may take: choices, or an interval.
-
-    Attributes:
-        choices: values; empty for an interval.
-        low, high: ends of the interval, both inside; integers for an integer.
-        log: whether the interval is searched on a logarithmic scale.
-    """
-
-    choices: tuple = ()
-    low: float | int = 0
-    high: float | int = 0
-    log: bool = False
-
-    def suggest(self, trial, name: str) -> Any:
-        """Returns the value that an Optuna trial takes for a hyperparameter."""
-        if self.choices:
-            return trial.suggest_categorical(name, self.choices)
-        if isinstance(self.low, int):
-            return trial.suggest_int(name, self.low, self.high, log=self.log)
-        return trial.suggest_float(name, self.low, self.high, log=self.log)
-
-
-def parse_ranges(text: str) -> dict[str, Range]:
-    """Returns the ranges of "name=a|b|c,name=LOW:HIGH,name=LOW:HIGH:log", by name.
-
-    Raises:
-        UsageError: a name is no hyperparameter, or a value is not of its type, or
-            names nothing that is registered: a trial would find it out hours later.
-    """
-    types: dict = {f.name: f.type for f in dataclasses.fields(HParams)}
-    ranges = {}
-    for item in filter(None, text.split(",")):
-        name, separator, values = item.partition("=")
-        if name not in types:
-            raise unknown("hparam", name, types)
-        try:
-            if not separator or not values:
-                raise ValueError
-            ranges[name] = _parse_range(values, types[name])
-        except ValueError:
-            raise UsageError(
-                f"range {item!r} is not NAME=A|B|..., NAME=LOW:HIGH or "
-                f"NAME=LOW:HIGH:log of {types[name].__name__} values, LOW below HIGH"
-            ) from None
-    for name in ranges.keys() & _NAMED.keys():
-        for value in ranges[name].choices:
-            _NAMED[name].get(value)
-    if not ranges:
-        raise UsageError("no range to search: give NAME=LOW:HIGH or NAME=A|B")
-    return ranges
-
-
-def _parse_range(text, kind):
-    if ":" not in text:
-        return Range(choices=tuple(kind(value) for value in text.split("|")))
-    low, high, *log = text.split(":")
-    low, high = kind(low), kind(high)
-    if (
-        kind is str
-        or not -math.inf < low < high < math.inf
-        or log not in ([], ["log"])
-        or (log and low <= 0)
-    ):
-        raise ValueError
-    return Range(low=low, high=high, log=bool(log))
 
 
 @contextlib.contextmanager
@@ -182,7 +106,8 @@ def optimize(
         study: of `create_study`.
         objective: takes a trial, returns the value to minimize.
         trials: number of them all, those of other workers and earlier calls counted.
-        report: None, or called with each `optuna.trial.FrozenTrial` that ends.
+        report: None, or called with each `optuna.trial.FrozenTrial` that ends. The
+            attribute "reason" of a pruned one says why.
     """
     import optuna
 
@@ -191,9 +116,16 @@ def optimize(
     def count():
         return sum(trial.state in ended for trial in study.trials)
 
+    def with_reason(trial):
+        try:
+            return objective(trial)
+        except optuna.TrialPruned as end:
+            trial.set_user_attr("reason", str(end))
+            raise
+
     while count() < trials:
         study.optimize(
-            objective,
+            with_reason,
             n_trials=1,
             callbacks=[lambda _, trial: report(trial)] if report else None,
         )
@@ -247,13 +179,16 @@ def pruning_diverged() -> Iterator[None]:
 def training_objective(run: "Run", ranges: dict[str, Range]) -> Callable[[Any], float]:
     """Returns a function of a trial that trains, and returns nats per token of dev.
 
-    The trial's attribute "result" holds all figures. No output_dir is written.
+    The trial's attribute "result" holds all figures. No output_dir is written. A trial
+    whose hyperparameters cannot be trained together is pruned: it counts, and the
+    search goes on.
 
     Args:
         run: `Run` whose hyperparameters the trial changes.
         ranges: of the hyperparameters to change.
     """
     import keras
+    import optuna
 
     from trainer.training import loop
 
@@ -261,16 +196,20 @@ def training_objective(run: "Run", ranges: dict[str, Range]) -> Callable[[Any], 
         changes = {name: r.suggest(trial, name) for name, r in ranges.items()}
         keras.backend.clear_session(free_memory=True)
         prune = pruning(trial, run.train_steps)
-        trial_run = dataclasses.replace(
-            run,
-            hparams=dataclasses.replace(run.hparams, **changes),
-            output_dir=None,
-            label=", ".join(f"{k}={_show(v)}" for k, v in changes.items()),
-        )
-        with pruning_diverged():
-            result = loop.train(
-                trial_run, on_evaluation=lambda step, e: prune(step, e.nats_per_token)
+        label = ", ".join(f"{k}={_show(v)}" for k, v in changes.items())
+        # Of the errors of a trial, those that other trials need not have.
+        try:
+            hparams = dataclasses.replace(run.hparams, **changes)
+            trial_run = dataclasses.replace(
+                run, hparams=hparams, output_dir=None, label=label
             )
+            with pruning_diverged():
+                result = loop.train(
+                    trial_run,
+                    on_evaluation=lambda step, e: prune(step, e.nats_per_token),
+                )
+        except HParamsError as error:
+            raise optuna.TrialPruned(str(error)) from error
         if result.interrupted_by:
             raise KeyboardInterrupt
         trial.set_user_attr("result", result.to_dict())

@@ -5,10 +5,11 @@ import pytest
 from conftest import PROBLEM
 from trainer.errors import UsageError
 from trainer.hparams import HParams
+from trainer.sizes import Bytes
 from trainer.training import divergence
 from trainer.training import sweep
+from trainer.training.ranges import Range
 from trainer.training.run import Run
-from trainer.training.sweep import Range
 
 HPARAMS = HParams(
     num_hidden_layers=1,
@@ -19,39 +20,6 @@ HPARAMS = HParams(
     optimizer="adam",
     learning_rate_warmup_steps=5,
 )
-
-
-def test_ranges():
-    text = "learning_rate_constant=0.01:10:log,optimizer=et2|adam,num_hidden_layers=1:3"
-    assert sweep.parse_ranges(text) == {
-        "learning_rate_constant": Range(low=0.01, high=10.0, log=True),
-        "optimizer": Range(choices=("et2", "adam")),
-        "num_hidden_layers": Range(low=1, high=3),
-    }
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("", "no range to search"),
-        ("rate=1:2", "unknown hparam 'rate'"),
-        ("batch_size", "range 'batch_size' is not"),
-        ("batch_size=2.5:3", "of int values"),
-        ("weight_decay=0:1:log", "is not NAME="),
-        ("weight_decay=2:1", "LOW below HIGH"),
-        ("weight_decay=0:inf", "LOW below HIGH"),
-        ("weight_decay=nan:1", "LOW below HIGH"),
-        ("optimizer=a:b", "of str values"),
-        (
-            "weight_decay=0:1,optimizer=et2|adm",
-            r"unknown optimizer 'adm'\. Did you mean adam\? Known: ",
-        ),
-        ("learning_rate_schedule=no", "unknown schedule 'no'. Known: "),
-    ],
-)
-def test_wrong_ranges(text, message):
-    with pytest.raises(UsageError, match=message):
-        sweep.parse_ranges(text)
 
 
 def test_a_study_finds_the_better_rate_and_goes_on(data_dir, tmp_path):
@@ -128,3 +96,47 @@ def test_a_run_that_diverges_between_evaluations_ends_its_trial(tmp_path):
 
     sweep.optimize(study, objective, trials=1)
     assert [trial.state.name for trial in study.trials] == ["PRUNED"]
+
+
+def test_hparams_that_cannot_be_trained_together_end_their_trial_alone(
+    data_dir, tmp_path
+):
+    """Those of the model, of the data and of the optimizer; the search goes on."""
+    budget = Bytes("64KB")
+    run = Run(PROBLEM, str(data_dir), HPARAMS, 1, eval_steps=1)
+    ranges = {
+        "num_heads": Range(choices=(2, 3)),
+        "batch_size": Range(choices=(16, 256, 2**30)),
+        "optimizer_state_budget": Range(choices=(0, budget)),
+    }
+    base = {"num_heads": 2, "batch_size": 256, "optimizer_state_budget": 0}
+    wrong = [
+        {"num_heads": 3},
+        {"batch_size": 16},
+        {"batch_size": 2**30},
+        {"optimizer_state_budget": budget},
+    ]
+    study = sweep.create_study(
+        tmp_path / "sweep.db", "mixed", first=[base | w for w in [*wrong, {}]]
+    )
+    ended = []
+    sweep.optimize(study, sweep.training_objective(run, ranges), 5, ended.append)
+    assert [t.state.name for t in ended] == ["PRUNED"] * 4 + ["COMPLETE"]
+    for trial, reason in zip(
+        ended,
+        (
+            "num_heads=3",
+            "smaller than one row of 32",
+            "larger than the training data",
+            "optimizer_state_budget=64000 is for ET optimizers",
+        ),
+    ):
+        assert reason in trial.user_attrs["reason"]
+
+
+def test_an_error_of_every_trial_ends_the_search(tmp_path):
+    run = Run(PROBLEM, str(tmp_path / "none"), HPARAMS, 1)
+    ranges = {"num_heads": Range(choices=(1, 2))}
+    study = sweep.create_study(tmp_path / "sweep.db", "no data")
+    with pytest.raises(UsageError, match="none is not a folder"):
+        sweep.optimize(study, sweep.training_objective(run, ranges), 2)
