@@ -336,3 +336,25 @@ def test_sweep_with_two_workers_goes_on(data_dir, tmp_path):
     assert out.splitlines()[-1].startswith("--hparams=learning_rate_constant=0.")
     status, again, err = call(*study, "--trials=2")
     assert (status, again) == (0, out), err
+
+
+def test_figures_of_a_sweep_without_a_best_trial(data_dir, tmp_path):
+    """Here no trial can be trained: what is said of them stays."""
+    status, out, err = call(
+        "et_sweep",
+        f"--problem={PROBLEM}",
+        f"--data_dir={data_dir}",
+        f"--output_dir={tmp_path}",
+        *f"{TRAIN},optimizer=adam,optimizer_state_budget=64KB".split(),
+        "--hparams_range=learning_rate_constant=0.01:1:log",
+        "--trials=2",
+    )
+    assert (status, out) == (1, "")
+    assert "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert last.startswith("error: none of the 2 trials of 'sweep' ended with a finite")
+    trials = [*map(json.loads, (tmp_path / "sweep.jsonl").read_text().splitlines())]
+    assert [trial["state"] for trial in trials] == ["PRUNED"] * 2
+    for trial in trials:
+        assert "is for ET optimizers" in trial["reason"]
+        assert f"({trial['reason']})" in err and trial["reason"] in last

@@ -87,9 +87,6 @@ def search(settings, searched, folder):
             worker.wait()
     if _WORKER.value:
         return 0
-    best = sweep.best_trial(study)
-    print(f"best of {len(study.trials)} trials: {show(best)}")
-    print(f"--hparams={','.join(f'{k}={v}' for k, v in best.params.items())}")
     records = [
         {"state": trial.state.name, "value": trial.value, "params": trial.params}
         | trial.user_attrs
@@ -99,6 +96,9 @@ def search(settings, searched, folder):
         folder / f"{_STUDY.value}.jsonl",
         "".join(f"{cli.json_text(record)}\n" for record in records),
     )
+    best = sweep.best_trial(study)
+    print(f"best of {len(study.trials)} trials: {show(best)}")
+    print(f"--hparams={','.join(f'{k}={v}' for k, v in best.params.items())}")
     return 0
 
 

@@ -6,8 +6,10 @@ on, and `optuna-dashboard sqlite:///FILE` shows it.
 
 import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
+import sqlite3
 import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -61,19 +63,10 @@ def create_study(
     path = pathlib.Path(path)
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
-        storage = optuna.storages.RDBStorage(
-            f"sqlite:///{path}",
-            heartbeat_interval=30,  # trials of a worker that was killed: tried again
-            heartbeat_stale_trial_callback=retry,
-            engine_kwargs={"connect_args": {"timeout": 60}},
-        )
-    # Workers that start at the same time: the first one makes the study and its trials.
+    # Workers that start at the same time: the first one makes tables, study and trials.
     with files.lock(path.with_name(f"{path.name}.lock"), busy=None):
         study = optuna.create_study(
-            storage=storage,
+            storage=_storage(path),
             study_name=name,
             sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=3),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
@@ -92,6 +85,31 @@ def create_study(
             if values not in tried:
                 study.enqueue_trial(values)
     return study
+
+
+def _storage(path):
+    """Returns Optuna's storage in an SQLite file, whose tables are made if need be."""
+    import optuna
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.storages.RDBStorage(
+            "sqlite:///sweep.db",
+            heartbeat_interval=30,  # trials of a worker that was killed: tried again
+            heartbeat_stale_trial_callback=(
+                optuna.storages.RetryHeartbeatStaleTrialCallback()
+            ),
+            # Not that file, but one of any path: what "?", "%" and "{" mean in a URL
+            # depends on the versions of Optuna and of SQLAlchemy.
+            engine_kwargs={
+                "creator": functools.partial(
+                    sqlite3.connect,
+                    path.absolute(),
+                    timeout=60,
+                    check_same_thread=False,  # as SQLAlchemy has it for files
+                )
+            },
+        )
 
 
 def optimize(
@@ -132,17 +150,22 @@ def optimize(
 
 
 def best_trial(study):
-    """Returns the trial of a study with the lowest value.
+    """Returns the trial of a study with the lowest value, of those that ran to the end.
 
     Raises:
-        UsageError: no trial ran to its end.
+        UsageError: none did.
     """
-    if not any(trial.value is not None for trial in study.trials):
-        raise UsageError(
-            f"none of the {len(study.trials)} trials of {study.study_name!r} ended "
-            "with a finite loss: search lower rates or longer warm-ups"
-        )
-    return study.best_trial
+    import optuna
+
+    states = (optuna.trial.TrialState.COMPLETE,)  # pruned ones have values, too
+    if complete := study.get_trials(states=states):
+        return min(complete, key=lambda trial: trial.value)
+    reasons = [t.user_attrs["reason"] for t in study.trials if "reason" in t.user_attrs]
+    last = f", the last one because: {reasons[-1]}" if reasons else ""
+    raise UsageError(
+        f"none of the {len(study.trials)} trials of {study.study_name!r} ended with a "
+        f"finite loss{last}. Search lower rates, longer warm-ups or other hparams"
+    )
 
 
 def pruning(trial, last_step: float) -> Callable[[int, float], None]:

@@ -1,8 +1,10 @@
 import math
 
+import optuna
 import pytest
 
 from conftest import PROBLEM
+from trainer import files
 from trainer.errors import UsageError
 from trainer.hparams import HParams
 from trainer.sizes import Bytes
@@ -85,6 +87,52 @@ def test_trials_worse_than_the_median_end_early(tmp_path):
     assert states == ["PRUNED"] + ["COMPLETE"] * 4 + ["PRUNED"]
     assert not study.trials[0].intermediate_values  # diverged
     assert list(study.trials[5].intermediate_values) == [1]  # worse than the median
+
+
+def test_a_pruned_trial_is_not_the_best_one(tmp_path):
+    """Optuna gives it the last value before it was pruned."""
+    study = sweep.create_study(tmp_path / "sweep.db", "pruned")
+
+    def objective(trial):
+        prune = sweep.pruning(trial, last_step=9)
+        prune(1, 3.0)
+        prune(2, math.inf if trial.number < 2 else 4.0)
+        return 4.0
+
+    sweep.optimize(study, objective, trials=2)
+    assert [trial.value for trial in study.trials] == [3.0, 3.0]
+    message = "none of the 2 trials .* the last one because: diverged at step 2. Search"
+    with pytest.raises(UsageError, match=message):
+        sweep.best_trial(study)
+    sweep.optimize(study, objective, trials=3)
+    assert sweep.best_trial(study).number == 2
+
+
+def test_a_study_in_a_folder_of_any_name(tmp_path):
+    folder = tmp_path / "a?b#c%20d{e}"
+    folder.mkdir()
+    for _ in range(2):
+        sweep.create_study(folder / "sweep.db", "s", first=[{"x": 1.0}])
+    assert [path.name for path in folder.iterdir()] == ["sweep.db"]
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert len(sweep.create_study(folder / "sweep.db", "s").trials) == 1
+
+
+def test_tables_are_made_by_one_worker_at_a_time(tmp_path, monkeypatch):
+    path = tmp_path / "sweep.db"
+    begin = optuna.storages.RDBStorage.__init__
+    made = []
+
+    def make(*args, **kwargs):
+        with pytest.raises(UsageError, match="held"):
+            with files.lock(tmp_path / "sweep.db.lock", busy="held"):
+                pass
+        made.append(path)
+        begin(*args, **kwargs)
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "__init__", make)
+    sweep.create_study(path, "s")
+    assert made == [path]
 
 
 def test_a_run_that_diverges_between_evaluations_ends_its_trial(tmp_path):
