@@ -58,10 +58,10 @@ def main(argv):
     folder = pathlib.Path(_OUTPUT_DIR.value)
     files.make_folder(folder)
     with sweep.storage_errors(folder / "sweep.db"):
-        return search(settings, searched, folder)
+        return search(settings, searched, description, folder)
 
 
-def search(settings, searched, folder):
+def search(settings, searched, description, folder):
     """Runs the trials, with other workers, and reports on all of them."""
     from trainer import files
     from trainer.training import sweep
@@ -70,6 +70,7 @@ def search(settings, searched, folder):
         folder / "sweep.db",
         _STUDY.value,
         (_SEED.value + _WORKER.value) % (cli.SEED_MAX + 1),
+        settings=sweep.settings_of(settings, searched, description),
     )
     # This process is a worker, too.
     others = [

@@ -7,6 +7,7 @@ on, and `optuna-dashboard sqlite:///FILE` shows it.
 import contextlib
 import dataclasses
 import functools
+import json
 import math
 import pathlib
 import sqlite3
@@ -18,8 +19,11 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from trainer import files
+from trainer.data import dataset
 from trainer.errors import HParamsError
 from trainer.errors import UsageError
+from trainer.hparams import HParams
+from trainer.runs import run_folder
 from trainer.training.ranges import Range
 
 if TYPE_CHECKING:  # it imports Keras
@@ -47,8 +51,27 @@ def storage_errors(path: str | pathlib.Path) -> Iterator[None]:
         ) from error
 
 
+def settings_of(
+    run: "Run", ranges: dict[str, Range], description: dataset.Description
+) -> dict:
+    """Returns the JSON values that must not change within one study.
+
+    Losses compare if they are of the same training, and trials are pruned by those
+    before them at the same steps. The range of a hyperparameter stands for its value.
+    """
+    names = ("train_steps", "eval_steps", "local_eval_frequency")
+    settings = run.identity() | {name: getattr(run, name) for name in names}
+    settings["hparams"] |= {name: str(values) for name, values in ranges.items()}
+    settings["data"] = dataclasses.asdict(description)
+    return json.loads(json.dumps(settings))  # as they are read again
+
+
 def create_study(
-    path: str | pathlib.Path, name: str, seed: int = 0, first: Sequence[dict] = ()
+    path: str | pathlib.Path,
+    name: str,
+    seed: int = 0,
+    first: Sequence[dict] = (),
+    settings: dict | None = None,
 ):
     """Returns the Optuna study of a name in an SQLite file; a new one if none is there.
 
@@ -57,6 +80,10 @@ def create_study(
         name: of the study.
         seed: of the search.
         first: values to try first, {hparam: value} each, also after an interruption.
+        settings: None, or those of its trials, of `settings_of`.
+
+    Raises:
+        UsageError: its trials are of other settings.
     """
     import optuna
 
@@ -73,6 +100,8 @@ def create_study(
             direction="minimize",
             load_if_exists=True,
         )
+        if settings:
+            _check_settings(study, path, settings)
         # Here, where no other worker sees a dead one's trial failed, but not yet there
         # again to be tried.
         with warnings.catch_warnings():
@@ -85,6 +114,23 @@ def create_study(
             if values not in tried:
                 study.enqueue_trial(values)
     return study
+
+
+def _check_settings(study, path, settings):
+    """Gives a study its settings, if it has none, and refuses others."""
+    before = study.user_attrs.get("settings")
+    if before is None:  # new, or made by a version that kept no settings
+        study.set_user_attr("settings", settings)
+        return
+    # An hparam that came with a newer version had its default.
+    before["hparams"] = dataclasses.asdict(HParams()) | before["hparams"]
+    if difference := run_folder.first_difference(before, settings):
+        setting, old, new = difference
+        raise UsageError(
+            f"{path} holds study {study.study_name!r} with {setting}={old!r}, "
+            f"this start has {setting}={new!r}. Continue with the same value, or "
+            "choose another --study=NAME or --output_dir"
+        )
 
 
 def _storage(path):

@@ -1,14 +1,18 @@
+import dataclasses
 import math
+import re
 
 import optuna
 import pytest
 
 from conftest import PROBLEM
 from trainer import files
+from trainer.data import dataset
 from trainer.errors import UsageError
 from trainer.hparams import HParams
 from trainer.sizes import Bytes
 from trainer.training import divergence
+from trainer.training import ranges
 from trainer.training import sweep
 from trainer.training.ranges import Range
 from trainer.training.run import Run
@@ -26,14 +30,14 @@ HPARAMS = HParams(
 
 def test_a_study_finds_the_better_rate_and_goes_on(data_dir, tmp_path):
     run = Run(PROBLEM, str(data_dir), HPARAMS, 12, local_eval_frequency=4)
-    ranges = {"learning_rate_constant": Range(choices=(0.0001, 1.0))}
+    searched = {"learning_rate_constant": Range(choices=(0.0001, 1.0))}
     first = [{"learning_rate_constant": rate} for rate in (0.0001, 1.0)]
     ended = []
 
     def study():
         return sweep.create_study(tmp_path / "sweep.db", "rates", first=first)
 
-    rates = sweep.training_objective(run, ranges)
+    rates = sweep.training_objective(run, searched)
     sweep.optimize(study(), rates, trials=1, report=ended.append)
     sweep.optimize(study(), rates, trials=2, report=ended.append)
     sweep.optimize(study(), rates, trials=2, report=ended.append)  # all done
@@ -152,7 +156,7 @@ def test_hparams_that_cannot_be_trained_together_end_their_trial_alone(
     """Those of the model, of the data and of the optimizer; the search goes on."""
     budget = Bytes("64KB")
     run = Run(PROBLEM, str(data_dir), HPARAMS, 1, eval_steps=1)
-    ranges = {
+    searched = {
         "num_heads": Range(choices=(2, 3)),
         "batch_size": Range(choices=(16, 256, 2**30)),
         "optimizer_state_budget": Range(choices=(0, budget)),
@@ -168,7 +172,7 @@ def test_hparams_that_cannot_be_trained_together_end_their_trial_alone(
         tmp_path / "sweep.db", "mixed", first=[base | w for w in [*wrong, {}]]
     )
     ended = []
-    sweep.optimize(study, sweep.training_objective(run, ranges), 5, ended.append)
+    sweep.optimize(study, sweep.training_objective(run, searched), 5, ended.append)
     assert [t.state.name for t in ended] == ["PRUNED"] * 4 + ["COMPLETE"]
     for trial, reason in zip(
         ended,
@@ -184,7 +188,86 @@ def test_hparams_that_cannot_be_trained_together_end_their_trial_alone(
 
 def test_an_error_of_every_trial_ends_the_search(tmp_path):
     run = Run(PROBLEM, str(tmp_path / "none"), HPARAMS, 1)
-    ranges = {"num_heads": Range(choices=(1, 2))}
+    searched = {"num_heads": Range(choices=(1, 2))}
     study = sweep.create_study(tmp_path / "sweep.db", "no data")
     with pytest.raises(UsageError, match="none is not a folder"):
-        sweep.optimize(study, sweep.training_objective(run, ranges), 2)
+        sweep.optimize(study, sweep.training_objective(run, searched), 2)
+
+
+@pytest.fixture
+def settings(data_dir):
+    """A function of changes to a run and its ranges: the settings of a study."""
+    description = dataset.load_description(data_dir, PROBLEM)
+
+    def make(text="optimizer=et2|adam", data=None, **changes):
+        run = Run(PROBLEM, str(data_dir), HPARAMS, 12)
+        return sweep.settings_of(
+            dataclasses.replace(run, **changes),
+            ranges.parse(text),
+            dataclasses.replace(description, **data or {}),
+        )
+
+    return make
+
+
+def study_of(path, settings, trials=0):
+    study = sweep.create_study(path / "sweep.db", "s", settings=settings)
+    sweep.optimize(study, lambda trial: 1.0, trials)
+    return study
+
+
+@pytest.mark.parametrize(
+    "text, changes, difference",
+    [
+        ("optimizer=et2|adam|sgd", {}, ("hparams.optimizer", "et2|adam", None)),
+        ("optimizer=adam|et2", {}, ("hparams.optimizer", "et2|adam", None)),
+        ("weight_decay=0:1", {}, ("hparams.optimizer", "et2|adam", "adam")),
+        (
+            "optimizer=et2|adam",
+            {"hparams": dataclasses.replace(HPARAMS, batch_size=512)},
+            ("hparams.batch_size", 256, 512),
+        ),
+        ("optimizer=et2|adam", {"train_steps": 13}, ("train_steps", 12, 13)),
+        ("optimizer=et2|adam", {"eval_steps": 1}, ("eval_steps", 0, 1)),
+        ("optimizer=et2|adam", {"random_seed": 1}, ("random_seed", 0, 1)),
+        (
+            "optimizer=et2|adam",
+            {"data": {"max_length": 64}},
+            ("data.max_length", 32, 64),
+        ),
+    ],
+)
+def test_a_study_of_other_settings_is_refused(
+    settings, tmp_path, text, changes, difference
+):
+    study_of(tmp_path, settings(), trials=1)
+    name, old, new = difference
+    new = text.partition("=")[2] if new is None else new
+    message = (
+        f"sweep.db holds study 's' with {name}={old!r}, this start has "
+        f"{name}={new!r}. Continue with the same value, or choose another --study=NAME"
+    )
+    with pytest.raises(UsageError, match=re.escape(message)):
+        study_of(tmp_path, settings(text, **changes))
+    assert len(study_of(tmp_path, settings(), trials=2).trials) == 2
+
+
+def test_settings_that_a_study_goes_on_with(settings, tmp_path):
+    """Of hparams that a range replaces; and one that came with a newer version."""
+    study_of(tmp_path, settings(), trials=1)
+    sgd = dataclasses.replace(HPARAMS, optimizer="sgd")
+    study = study_of(tmp_path, settings(hparams=sgd))
+    older = settings()
+    del older["hparams"]["ema_momentum"]  # it came later, with a default
+    study.set_user_attr("settings", older)
+    study_of(tmp_path, settings())
+    averaged = dataclasses.replace(HPARAMS, ema_momentum=0.5)
+    with pytest.raises(UsageError, match=r"hparams\.ema_momentum=0\.0, this"):
+        study_of(tmp_path, settings(hparams=averaged))
+
+
+def test_a_study_of_an_older_version_goes_on_and_has_settings_then(settings, tmp_path):
+    study_of(tmp_path, None, trials=1)
+    study_of(tmp_path, settings())
+    with pytest.raises(UsageError, match="train_steps=12, this start has train_st"):
+        study_of(tmp_path, settings(train_steps=13))
