@@ -1,6 +1,7 @@
-"""Defines the errors that a user can mend."""
+"""Defines the errors that a user can mend, and what a signal raises."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -16,6 +17,18 @@ class HParamsError(UsageError):
 
     A search ends such a trial and goes on with others.
     """
+
+
+class Interrupted(KeyboardInterrupt):
+    """Says that a signal ends the program.
+
+    Attributes:
+        signal: SIGINT or SIGTERM, a `signal.Signals`.
+    """
+
+    def __init__(self, number: int):
+        self.signal = signal.Signals(number)
+        super().__init__(f"interrupted by {self.signal.name}")
 
 
 def unknown(kind: str, name: str, known: Iterable[str], more: str = "") -> UsageError:

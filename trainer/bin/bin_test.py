@@ -358,3 +358,26 @@ def test_figures_of_a_sweep_without_a_best_trial(data_dir, tmp_path):
     for trial in trials:
         assert "is for ET optimizers" in trial["reason"]
         assert f"({trial['reason']})" in err and trial["reason"] in last
+
+
+def test_a_worker_that_fails_is_told_of(data_dir, tmp_path):
+    """The trials go on without it, and what they found is said."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mine.py").write_text(
+        "import os, sys\nif '--worker=1' in sys.argv: os._exit(3)\n"
+    )
+    status, out, err = call(
+        "et_sweep",
+        f"--usr_dir={tmp_path / 'mine'}",
+        f"--problem={PROBLEM}",
+        f"--data_dir={data_dir}",
+        f"--output_dir={tmp_path}",
+        *f"{TRAIN},optimizer=sgd,num_hidden_layers=1".split(),
+        "--hparams_range=learning_rate_constant=0.01:1:log",
+        "--train_steps=1",
+        "--trials=1",
+        "--workers=2",
+    )
+    assert status == 1
+    assert err.splitlines()[-1] == "worker 1 ended with status 3: the others went on"
+    assert out.startswith("best of 1 trials: trial 0, complete: ")

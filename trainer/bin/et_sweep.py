@@ -4,19 +4,20 @@ r"""et-sweep: searches hyperparameters for the lowest loss on the dev split.
         --output_dir=sweep --trials=20 --workers=2 --train_steps=10000 \
         --hparams_range="learning_rate_constant=0.01:10:log,optimizer=et2|adam"
 
-The study is OUTPUT_DIR/sweep.db (SQLite). The same command goes on with it. A
-trial that is worse than the median of those before it at the same step is ended
-early.
+The study is OUTPUT_DIR/sweep.db (SQLite). The same command goes on with it;
+other settings take another --study. A trial that is worse than the median of
+those before it at the same step is ended early.
 """
 
 import pathlib
-import subprocess
 import sys
 
 from absl import flags
 
 from trainer.bin import cli
 from trainer.bin import run_flags
+from trainer.bin import workers
+from trainer.errors import Interrupted
 
 _RUN = run_flags.RunFlags()
 _RANGES: cli.Holder = flags.DEFINE_string(
@@ -57,8 +58,13 @@ def main(argv):
     )
     folder = pathlib.Path(_OUTPUT_DIR.value)
     files.make_folder(folder)
-    with sweep.storage_errors(folder / "sweep.db"):
-        return search(settings, searched, description, folder)
+    try:
+        with workers.signals_raised(), sweep.storage_errors(folder / "sweep.db"):
+            return search(settings, searched, description, folder)
+    except Interrupted as end:
+        if not _WORKER.value:
+            print(f"{end}: the same command continues")
+        return 128 + end.signal
 
 
 def search(settings, searched, description, folder):
@@ -66,6 +72,8 @@ def search(settings, searched, description, folder):
     from trainer import files
     from trainer.training import sweep
 
+    if _WORKER.value:
+        workers.end_with_parent()
     study = sweep.create_study(
         folder / "sweep.db",
         _STUDY.value,
@@ -73,21 +81,19 @@ def search(settings, searched, description, folder):
         settings=sweep.settings_of(settings, searched, description),
     )
     # This process is a worker, too.
-    others = [
-        subprocess.Popen(
-            [sys.executable, "-m", "trainer.bin.et_sweep", *sys.argv[1:]]
-            + ["--workers=1", f"--worker={number}"]
-        )
+    commands = [
+        [sys.executable, "-m", "trainer.bin.et_sweep", *sys.argv[1:]]
+        + ["--workers=1", f"--worker={number}"]
         for number in range(1, _WORKERS.value)
     ]
-    try:
+    with workers.started(commands) as others:
         objective = sweep.training_objective(settings, searched)
         sweep.optimize(study, objective, _TRIALS.value, report=report)
-    finally:
-        for worker in others:
-            worker.wait()
     if _WORKER.value:
         return 0
+    failures = workers.failures(others)
+    for failure in failures:
+        print(f"{failure}: the others went on", file=sys.stderr)
     records = [
         {"state": trial.state.name, "value": trial.value, "params": trial.params}
         | trial.user_attrs
@@ -100,7 +106,7 @@ def search(settings, searched, description, folder):
     best = sweep.best_trial(study)
     print(f"best of {len(study.trials)} trials: {show(best)}")
     print(f"--hparams={','.join(f'{k}={v}' for k, v in best.params.items())}")
-    return 0
+    return 1 if failures else 0
 
 
 def report(trial):

@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import pathlib
+import signal
 import sqlite3
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from typing import Any
 from trainer import files
 from trainer.data import dataset
 from trainer.errors import HParamsError
+from trainer.errors import Interrupted
 from trainer.errors import UsageError
 from trainer.hparams import HParams
 from trainer.runs import run_folder
@@ -280,7 +282,7 @@ def training_objective(run: "Run", ranges: dict[str, Range]) -> Callable[[Any], 
         except HParamsError as error:
             raise optuna.TrialPruned(str(error)) from error
         if result.interrupted_by:
-            raise KeyboardInterrupt
+            raise Interrupted(signal.Signals[result.interrupted_by])
         trial.set_user_attr("result", result.to_dict())
         return result.evaluations[-1][1].nats_per_token
 
