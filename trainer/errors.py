@@ -15,7 +15,8 @@ class UsageError(ValueError):
 class HParamsError(UsageError):
     """Says that hyperparameters cannot be trained: alone, together or with the data.
 
-    A search ends such a trial and goes on with others.
+    A search ends such a trial and goes on with others: what makes a model or
+    an optimizer may raise it, too.
     """
 
 

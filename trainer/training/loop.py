@@ -48,8 +48,10 @@ def train(
             ends the run.
 
     Raises:
-        UsageError: data is missing, the batch is smaller than a row, a name is
-            unknown, output_dir is busy or holds another run, or the run is finished.
+        UsageError: data is missing, a name is unknown, output_dir is busy or holds
+            another run, or the run is finished.
+        HParamsError: the batch is smaller than a row or larger than the data, or the
+            optimizer cannot have its budget of state.
         divergence.Diverged: the loss was not finite for `run.nonfinite_steps` in a row
             or at the last step, or weights or an evaluation were not.
     """
