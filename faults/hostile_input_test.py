@@ -31,7 +31,7 @@ from trainer.inference import decoding
 from trainer.runs import checkpoints
 from trainer.runs import run_folder
 from trainer.sizes import Bytes
-from trainer.training import sweep
+from trainer.training import ranges
 
 ROOT = pathlib.Path(__file__).parents[1]
 MORE = int(os.environ.get("FAULTS_EXAMPLES", "1"))  # times as many
@@ -83,9 +83,9 @@ def test_hparams(assignments):
         st.sampled_from([*HParams().__dict__]), NUMBERS, st.sampled_from("|:,"), NUMBERS
     ).map(lambda x: f"{x[0]}={x[1]}{x[2]}{x[3]}")
 )
-def test_ranges_of_a_sweep(ranges):
+def test_ranges_of_a_sweep(text):
     try:
-        sweep.parse_ranges(ranges)
+        ranges.parse(text)
     except UsageError as error:
         assert str(error)
 

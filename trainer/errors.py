@@ -1,6 +1,7 @@
-"""Defines the error that a user can mend."""
+"""Defines the errors that a user can mend, and what a signal raises."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -9,6 +10,26 @@ class UsageError(ValueError):
 
     The binaries print it as one line and exit with status 1.
     """
+
+
+class HParamsError(UsageError):
+    """Says that hyperparameters cannot be trained: alone, together or with the data.
+
+    A search ends such a trial and goes on with others: what makes a model or
+    an optimizer may raise it, too.
+    """
+
+
+class Interrupted(KeyboardInterrupt):
+    """Says that a signal ends the program.
+
+    Attributes:
+        signal: SIGINT or SIGTERM, a `signal.Signals`.
+    """
+
+    def __init__(self, number: int):
+        self.signal = signal.Signals(number)
+        super().__init__(f"interrupted by {self.signal.name}")
 
 
 def unknown(kind: str, name: str, known: Iterable[str], more: str = "") -> UsageError:

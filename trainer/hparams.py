@@ -5,6 +5,7 @@ import math
 import typing
 
 from trainer import registry
+from trainer.errors import HParamsError
 from trainer.errors import UsageError
 from trainer.errors import unknown
 from trainer.sizes import Bytes
@@ -69,16 +70,16 @@ class HParams:
             value = getattr(self, field.name)
             name = field.name
             if field.type is int and not 1 <= value < 2**31:
-                raise UsageError(f"hparam {name} must be in [1, 2**31). Got {value}")
+                raise HParamsError(f"hparam {name} must be in [1, 2**31). Got {value}")
             rate = "dropout" in name or name in ("label_smoothing", "ema_momentum")
             if rate and not 0 <= value < 1:
-                raise UsageError(f"hparam {name} must be in [0, 1). Got {value}")
+                raise HParamsError(f"hparam {name} must be in [0, 1). Got {value}")
             if field.type is float and not 0 <= value < math.inf:
-                raise UsageError(
+                raise HParamsError(
                     f"hparam {name} must be a number, 0 or more. Got {value}"
                 )
         if self.hidden_size % (2 * self.num_heads):
-            raise UsageError(
+            raise HParamsError(
                 "hidden_size must be a multiple of 2 * num_heads. Received: "
                 f"hidden_size={self.hidden_size}, num_heads={self.num_heads}"
             )

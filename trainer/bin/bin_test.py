@@ -169,6 +169,12 @@ def test_help_is_complete_and_light(binary):
             "--hparams_range=batch_size=2.5:4",
             "range 'batch_size=2.5:4' is not NAME=A|B|..., NAME=LOW:HIGH",
         ),
+        (
+            "et_sweep",
+            "--problem={problem} --data_dir={data} --output_dir={tmp}/sweep "
+            "--hparams_range=batch_size=16|256",
+            "batch_size=16 of batch_size=16|256 cannot be trained: ",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(data_dir, tmp_path, binary, arguments, message):
@@ -330,3 +336,48 @@ def test_sweep_with_two_workers_goes_on(data_dir, tmp_path):
     assert out.splitlines()[-1].startswith("--hparams=learning_rate_constant=0.")
     status, again, err = call(*study, "--trials=2")
     assert (status, again) == (0, out), err
+
+
+def test_figures_of_a_sweep_without_a_best_trial(data_dir, tmp_path):
+    """Here no trial can be trained: what is said of them stays."""
+    status, out, err = call(
+        "et_sweep",
+        f"--problem={PROBLEM}",
+        f"--data_dir={data_dir}",
+        f"--output_dir={tmp_path}",
+        *f"{TRAIN},optimizer=adam,optimizer_state_budget=64KB".split(),
+        "--hparams_range=learning_rate_constant=0.01:1:log",
+        "--trials=2",
+    )
+    assert (status, out) == (1, "")
+    assert "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert last.startswith("error: none of the 2 trials of 'sweep' ended with a finite")
+    trials = [*map(json.loads, (tmp_path / "sweep.jsonl").read_text().splitlines())]
+    assert [trial["state"] for trial in trials] == ["PRUNED"] * 2
+    for trial in trials:
+        assert "is for ET optimizers" in trial["reason"]
+        assert f"({trial['reason']})" in err and trial["reason"] in last
+
+
+def test_a_worker_that_fails_is_told_of(data_dir, tmp_path):
+    """The trials go on without it, and what they found is said."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mine.py").write_text(
+        "import os, sys\nif '--worker=1' in sys.argv: os._exit(3)\n"
+    )
+    status, out, err = call(
+        "et_sweep",
+        f"--usr_dir={tmp_path / 'mine'}",
+        f"--problem={PROBLEM}",
+        f"--data_dir={data_dir}",
+        f"--output_dir={tmp_path}",
+        *f"{TRAIN},optimizer=sgd,num_hidden_layers=1".split(),
+        "--hparams_range=learning_rate_constant=0.01:1:log",
+        "--train_steps=1",
+        "--trials=1",
+        "--workers=2",
+    )
+    assert status == 1
+    assert err.splitlines()[-1] == "worker 1 ended with status 3: the others went on"
+    assert out.startswith("best of 1 trials: trial 0, complete: ")

@@ -4,19 +4,20 @@ r"""et-sweep: searches hyperparameters for the lowest loss on the dev split.
         --output_dir=sweep --trials=20 --workers=2 --train_steps=10000 \
         --hparams_range="learning_rate_constant=0.01:10:log,optimizer=et2|adam"
 
-The study is OUTPUT_DIR/sweep.db (SQLite). The same command goes on with it. A
-trial that is worse than the median of those before it at the same step is ended
-early.
+The study is OUTPUT_DIR/sweep.db (SQLite). The same command goes on with it;
+other settings take another --study. A trial that is worse than the median of
+those before it at the same step is ended early.
 """
 
 import pathlib
-import subprocess
 import sys
 
 from absl import flags
 
 from trainer.bin import cli
 from trainer.bin import run_flags
+from trainer.bin import workers
+from trainer.errors import Interrupted
 
 _RUN = run_flags.RunFlags()
 _RANGES: cli.Holder = flags.DEFINE_string(
@@ -39,12 +40,16 @@ _SEED = cli.DEFINE_seed(
 def main(argv):
     cli.no_arguments(argv)
     from trainer import files
+    from trainer.training import ranges
     from trainer.training import sweep
 
     hparams = _RUN.hparams()
     _RUN.require(_OUTPUT_DIR, _RANGES)
-    ranges = sweep.parse_ranges(_RANGES.value)
-    _RUN.check_data(hparams)
+    searched = ranges.parse(_RANGES.value)
+    description = _RUN.check_data(hparams)
+    ranges.check(
+        searched, hparams, lambda h: description.tokens_per_batch(h.batch_size)
+    )
     settings = _RUN.run(
         hparams,
         train_steps=_TRAIN_STEPS.value,
@@ -53,39 +58,42 @@ def main(argv):
     )
     folder = pathlib.Path(_OUTPUT_DIR.value)
     files.make_folder(folder)
-    with sweep.storage_errors(folder / "sweep.db"):
-        return search(settings, ranges, folder)
+    try:
+        with workers.signals_raised(), sweep.storage_errors(folder / "sweep.db"):
+            return search(settings, searched, description, folder)
+    except Interrupted as end:
+        if not _WORKER.value:
+            print(f"{end}: the same command continues")
+        return 128 + end.signal
 
 
-def search(settings, ranges, folder):
+def search(settings, searched, description, folder):
     """Runs the trials, with other workers, and reports on all of them."""
     from trainer import files
     from trainer.training import sweep
 
+    if _WORKER.value:
+        workers.end_with_parent()
     study = sweep.create_study(
         folder / "sweep.db",
         _STUDY.value,
         (_SEED.value + _WORKER.value) % (cli.SEED_MAX + 1),
+        settings=sweep.settings_of(settings, searched, description),
     )
     # This process is a worker, too.
-    others = [
-        subprocess.Popen(
-            [sys.executable, "-m", "trainer.bin.et_sweep", *sys.argv[1:]]
-            + ["--workers=1", f"--worker={number}"]
-        )
+    commands = [
+        [sys.executable, "-m", "trainer.bin.et_sweep", *sys.argv[1:]]
+        + ["--workers=1", f"--worker={number}"]
         for number in range(1, _WORKERS.value)
     ]
-    try:
-        objective = sweep.training_objective(settings, ranges)
+    with workers.started(commands) as others:
+        objective = sweep.training_objective(settings, searched)
         sweep.optimize(study, objective, _TRIALS.value, report=report)
-    finally:
-        for worker in others:
-            worker.wait()
     if _WORKER.value:
         return 0
-    best = sweep.best_trial(study)
-    print(f"best of {len(study.trials)} trials: {show(best)}")
-    print(f"--hparams={','.join(f'{k}={v}' for k, v in best.params.items())}")
+    failures = workers.failures(others)
+    for failure in failures:
+        print(f"{failure}: the others went on", file=sys.stderr)
     records = [
         {"state": trial.state.name, "value": trial.value, "params": trial.params}
         | trial.user_attrs
@@ -95,7 +103,10 @@ def search(settings, ranges, folder):
         folder / f"{_STUDY.value}.jsonl",
         "".join(f"{cli.json_text(record)}\n" for record in records),
     )
-    return 0
+    best = sweep.best_trial(study)
+    print(f"best of {len(study.trials)} trials: {show(best)}")
+    print(f"--hparams={','.join(f'{k}={v}' for k, v in best.params.items())}")
+    return 1 if failures else 0
 
 
 def report(trial):
@@ -106,7 +117,10 @@ def show(trial):
     params = ", ".join(f"{k}={v}" for k, v in trial.params.items())
     value = trial.value
     nats = f"{value:.4f} nats per token" if value is not None else "no value"
-    return f"trial {trial.number}, {trial.state.name.lower()}: {nats}, {params}"
+    reason = trial.user_attrs.get("reason")
+    return f"trial {trial.number}, {trial.state.name.lower()}: {nats}, {params}" + (
+        f" ({reason})" if reason else ""
+    )
 
 
 _SELDOM = (

@@ -118,3 +118,30 @@ def test_a_signal_saves_first(data_dir, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert f"step {step + 2:,}, optimizer adam" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_a_sweep_and_its_workers(data_dir, tmp_path, name):
+    arguments = [
+        sys.executable,
+        "-m",
+        "trainer.bin.et_sweep",
+        *command(data_dir, tmp_path, 1_000_000, optimizer="sgd")[3:8],
+        "--hparams_range=learning_rate_constant=0.01:0.02",
+        "--train_steps=1000000",
+        "--workers=2",
+    ]
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    training = set()
+    while len(training) < 2:
+        line = process.stderr.readline()
+        assert line, "it ended"
+        if ": step " in line:
+            training.add(line.partition(": step ")[0])
+    process.send_signal(getattr(signal, name))
+    out, err = process.communicate(timeout=120)  # until no worker has the pipes
+    assert process.returncode == 128 + getattr(signal, name), err
+    assert out == f"interrupted by {name}: the same command continues\n"
+    assert "Traceback" not in err

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.errors import HParamsError
 from trainer.errors import UsageError
 from trainer.files import read_json
 from trainer.files import write_json
@@ -77,10 +78,10 @@ class Description:
         Rows of other lengths than `max_length` fill the batch as far as they can.
 
         Raises:
-            UsageError: `batch_size` is less than one row.
+            HParamsError: `batch_size` is less than one row.
         """
         if batch_size < self.max_length:
-            raise UsageError(
+            raise HParamsError(
                 f"batch_size={batch_size} tokens is smaller than one row of "
                 f"{self.max_length}: choose batch_size >= {self.max_length}"
             )

@@ -13,7 +13,7 @@ import keras
 
 from extreme_tensoring_tf import ExtremeTensoring
 from trainer import registry
-from trainer.errors import UsageError
+from trainer.errors import HParamsError
 from trainer.optim import schedules
 from trainer.optim.peers import adam_family
 from trainer.optim.peers import factored
@@ -208,7 +208,8 @@ def create(hparams, variables):
         variables: of the model; a budget of state is planned over these.
 
     Raises:
-        UsageError: a name is unknown, or the optimizer takes no budget.
+        HParamsError: a name is unknown.
+        HParamsError: the optimizer takes no budget, or not this one.
     """
     constant = (
         hparams.learning_rate_constant
@@ -231,7 +232,7 @@ def create_at(learning_rate, hparams, variables):
             return _planned(optimizer, learning_rate, variables, budget)
         return _fitted(optimizer, variables)
     if budget:
-        raise UsageError(
+        raise HParamsError(
             f"optimizer_state_budget={budget} is for ET optimizers (--hparams="
             f"optimizer=et2_rank1, for one); {optimizer.name} keeps what it keeps"
         )
@@ -246,7 +247,7 @@ def _planned(optimizer, learning_rate, variables, budget):
     try:
         return ExtremeTensoring.for_budget(variables, budget, **config)
     except ValueError as error:
-        raise UsageError(f"hparam optimizer_state_budget: {error}") from error
+        raise HParamsError(f"hparam optimizer_state_budget: {error}") from error
 
 
 def _fitted(optimizer, variables):

@@ -12,7 +12,7 @@ from keras import ops
 
 from extreme_tensoring_tf import InverseSqrtSchedule
 from trainer import registry
-from trainer.errors import UsageError
+from trainer.errors import HParamsError
 
 
 @registry.schedules.register
@@ -31,7 +31,7 @@ def cosine(hparams, constant):
     """
     warmup = hparams.learning_rate_warmup_steps
     if hparams.learning_rate_decay_steps <= warmup:
-        raise UsageError(
+        raise HParamsError(
             "the cosine falls from learning_rate_warmup_steps to "
             f"learning_rate_decay_steps, which must be more. Got {warmup} and "
             f"{hparams.learning_rate_decay_steps}"

@@ -134,8 +134,7 @@ def check(
             dataset.read_description(_data(output_dir), _REMEDY)
         )
         now["data"] = dataclasses.asdict(description)
-    difference = _first_difference("", before, now)
-    if difference:
+    if difference := first_difference(before, now):
         name, old, new = difference
         raise UsageError(
             f"{output_dir} holds a run with {name}={old!r}, this one has "
@@ -144,13 +143,18 @@ def check(
         )
 
 
-def _first_difference(prefix, old, new):
-    """Returns name and values of the first setting that differs, or None."""
+def first_difference(old: dict, new: dict, prefix: str = "") -> tuple | None:
+    """Returns name and values of the first setting that differs, or None.
+
+    Args:
+        old, new: settings; those of a dict within have names such as hparams.optimizer.
+        prefix: of the names. "config" stays out of them.
+    """
     for key in sorted(set(old) | set(new), key=str):
         a, b = old.get(key), new.get(key)
         name = str(key) if prefix in ("", "config") else f"{prefix}.{key}"
         if isinstance(a, dict) and isinstance(b, dict):
-            if difference := _first_difference(name, a, b):
+            if difference := first_difference(a, b, name):
                 return difference
         elif a != b:
             return name, a, b

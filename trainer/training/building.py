@@ -8,6 +8,7 @@ import numpy as np
 from trainer import distribution
 from trainer import registry
 from trainer.data import dataset
+from trainer.errors import HParamsError
 from trainer.errors import UsageError
 from trainer.models import language_model
 from trainer.optim import catalog
@@ -76,13 +77,14 @@ def check_schedule(run: Run) -> None:
     """Refuses a run whose learning rate is 0 at its last step: it would learn no more.
 
     Raises:
-        UsageError: the schedule ends before, or its name is unknown.
+        HParamsError: the schedule ends before.
+        UsageError: its name is unknown.
     """
     hparams = run.hparams
     rate = registry.schedules.get(hparams.learning_rate_schedule)(hparams, 1.0)
     updates = run.train_steps // hparams.gradient_accumulation_steps
     if callable(rate) and updates and not float(rate(updates - 1)):
-        raise UsageError(
+        raise HParamsError(
             f"with learning_rate_schedule={hparams.learning_rate_schedule} the rate "
             f"has fallen to 0 before update {updates:,}, the last of "
             f"train_steps={run.train_steps}. Got learning_rate_decay_steps="

@@ -12,6 +12,7 @@ from trainer import processes
 from trainer import registry
 from trainer.data import batches
 from trainer.data import dataset
+from trainer.errors import HParamsError
 from trainer.errors import UsageError
 from trainer.evaluation import evaluation
 from trainer.evaluation.evaluation import Evaluation
@@ -47,8 +48,10 @@ def train(
             ends the run.
 
     Raises:
-        UsageError: data is missing, the batch is smaller than a row, a name is
-            unknown, output_dir is busy or holds another run, or the run is finished.
+        UsageError: data is missing, a name is unknown, output_dir is busy or holds
+            another run, or the run is finished.
+        HParamsError: the batch is smaller than a row or larger than the data, or the
+            optimizer cannot have its budget of state.
         divergence.Diverged: the loss was not finite for `run.nonfinite_steps` in a row
             or at the last step, or weights or an evaluation were not.
     """
@@ -115,7 +118,7 @@ class _Data:
         self.dev = batches.buckets(run.data_dir, self.description, "dev")
         split = self.description.splits["train"]
         if self.tokens > split.cells:
-            raise UsageError(
+            raise HParamsError(
                 f"a batch of {self.tokens:,} tokens is larger than the training data, "
                 f"{split.cells:,} in {split.row_count:,} rows: choose a smaller "
                 "batch_size"
@@ -124,7 +127,7 @@ class _Data:
         self._share = batches.Share(*processes.part(), distribution.replicas())
         rows = self.tokens // self.description.max_length
         if self.description.packed and rows % self._share.replicas:
-            raise UsageError(
+            raise HParamsError(
                 f"a batch of {rows} rows ({self.tokens:,} tokens in rows of "
                 f"{self.description.max_length}) cannot be shared out evenly among "
                 f"{self._share.replicas} devices: choose batch_size as a multiple of "

@@ -6,8 +6,12 @@ on, and `optuna-dashboard sqlite:///FILE` shows it.
 
 import contextlib
 import dataclasses
+import functools
+import json
 import math
 import pathlib
+import signal
+import sqlite3
 import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -16,88 +20,16 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from trainer import files
-from trainer import registry
+from trainer.data import dataset
+from trainer.errors import HParamsError
+from trainer.errors import Interrupted
 from trainer.errors import UsageError
-from trainer.errors import unknown
 from trainer.hparams import HParams
+from trainer.runs import run_folder
+from trainer.training.ranges import Range
 
 if TYPE_CHECKING:  # it imports Keras
     from trainer.training.run import Run
-
-# Hparams whose values are names.
-_NAMED = {
-    "optimizer": registry.optimizers,
-    "learning_rate_schedule": registry.schedules,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """Holds the values that a hyperparameter may take: choices, or an interval.
-
-    Attributes:
-        choices: values; empty for an interval.
-        low, high: ends of the interval, both inside; integers for an integer.
-        log: whether the interval is searched on a logarithmic scale.
-    """
-
-    choices: tuple = ()
-    low: float | int = 0
-    high: float | int = 0
-    log: bool = False
-
-    def suggest(self, trial, name: str) -> Any:
-        """Returns the value that an Optuna trial takes for a hyperparameter."""
-        if self.choices:
-            return trial.suggest_categorical(name, self.choices)
-        if isinstance(self.low, int):
-            return trial.suggest_int(name, self.low, self.high, log=self.log)
-        return trial.suggest_float(name, self.low, self.high, log=self.log)
-
-
-def parse_ranges(text: str) -> dict[str, Range]:
-    """Returns the ranges of "name=a|b|c,name=LOW:HIGH,name=LOW:HIGH:log", by name.
-
-    Raises:
-        UsageError: a name is no hyperparameter, or a value is not of its type, or
-            names nothing that is registered: a trial would find it out hours later.
-    """
-    types: dict = {f.name: f.type for f in dataclasses.fields(HParams)}
-    ranges = {}
-    for item in filter(None, text.split(",")):
-        name, separator, values = item.partition("=")
-        if name not in types:
-            raise unknown("hparam", name, types)
-        try:
-            if not separator or not values:
-                raise ValueError
-            ranges[name] = _parse_range(values, types[name])
-        except ValueError:
-            raise UsageError(
-                f"range {item!r} is not NAME=A|B|..., NAME=LOW:HIGH or "
-                f"NAME=LOW:HIGH:log of {types[name].__name__} values, LOW below HIGH"
-            ) from None
-    for name in ranges.keys() & _NAMED.keys():
-        for value in ranges[name].choices:
-            _NAMED[name].get(value)
-    if not ranges:
-        raise UsageError("no range to search: give NAME=LOW:HIGH or NAME=A|B")
-    return ranges
-
-
-def _parse_range(text, kind):
-    if ":" not in text:
-        return Range(choices=tuple(kind(value) for value in text.split("|")))
-    low, high, *log = text.split(":")
-    low, high = kind(low), kind(high)
-    if (
-        kind is str
-        or not -math.inf < low < high < math.inf
-        or log not in ([], ["log"])
-        or (log and low <= 0)
-    ):
-        raise ValueError
-    return Range(low=low, high=high, log=bool(log))
 
 
 @contextlib.contextmanager
@@ -121,8 +53,27 @@ def storage_errors(path: str | pathlib.Path) -> Iterator[None]:
         ) from error
 
 
+def settings_of(
+    run: "Run", ranges: dict[str, Range], description: dataset.Description
+) -> dict:
+    """Returns the JSON values that must not change within one study.
+
+    Losses compare if they are of the same training, and trials are pruned by those
+    before them at the same steps. The range of a hyperparameter stands for its value.
+    """
+    names = ("train_steps", "eval_steps", "local_eval_frequency")
+    settings = run.identity() | {name: getattr(run, name) for name in names}
+    settings["hparams"] |= {name: str(values) for name, values in ranges.items()}
+    settings["data"] = dataclasses.asdict(description)
+    return json.loads(json.dumps(settings))  # as they are read again
+
+
 def create_study(
-    path: str | pathlib.Path, name: str, seed: int = 0, first: Sequence[dict] = ()
+    path: str | pathlib.Path,
+    name: str,
+    seed: int = 0,
+    first: Sequence[dict] = (),
+    settings: dict | None = None,
 ):
     """Returns the Optuna study of a name in an SQLite file; a new one if none is there.
 
@@ -131,31 +82,28 @@ def create_study(
         name: of the study.
         seed: of the search.
         first: values to try first, {hparam: value} each, also after an interruption.
+        settings: None, or those of its trials, of `settings_of`.
+
+    Raises:
+        UsageError: its trials are of other settings.
     """
     import optuna
 
     path = pathlib.Path(path)
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
-        storage = optuna.storages.RDBStorage(
-            f"sqlite:///{path}",
-            heartbeat_interval=30,  # trials of a worker that was killed: tried again
-            heartbeat_stale_trial_callback=retry,
-            engine_kwargs={"connect_args": {"timeout": 60}},
-        )
-    # Workers that start at the same time: the first one makes the study and its trials.
+    # Workers that start at the same time: the first one makes tables, study and trials.
     with files.lock(path.with_name(f"{path.name}.lock"), busy=None):
         study = optuna.create_study(
-            storage=storage,
+            storage=_storage(path),
             study_name=name,
             sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=3),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
             direction="minimize",
             load_if_exists=True,
         )
+        if settings:
+            _check_settings(study, path, settings)
         # Here, where no other worker sees a dead one's trial failed, but not yet there
         # again to be tried.
         with warnings.catch_warnings():
@@ -170,6 +118,48 @@ def create_study(
     return study
 
 
+def _check_settings(study, path, settings):
+    """Gives a study its settings, if it has none, and refuses others."""
+    before = study.user_attrs.get("settings")
+    if before is None:  # new, or made by a version that kept no settings
+        study.set_user_attr("settings", settings)
+        return
+    # An hparam that came with a newer version had its default.
+    before["hparams"] = dataclasses.asdict(HParams()) | before["hparams"]
+    if difference := run_folder.first_difference(before, settings):
+        setting, old, new = difference
+        raise UsageError(
+            f"{path} holds study {study.study_name!r} with {setting}={old!r}, "
+            f"this start has {setting}={new!r}. Continue with the same value, or "
+            "choose another --study=NAME or --output_dir"
+        )
+
+
+def _storage(path):
+    """Returns Optuna's storage in an SQLite file, whose tables are made if need be."""
+    import optuna
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.storages.RDBStorage(
+            "sqlite:///sweep.db",
+            heartbeat_interval=30,  # trials of a worker that was killed: tried again
+            heartbeat_stale_trial_callback=(
+                optuna.storages.RetryHeartbeatStaleTrialCallback()
+            ),
+            # Not that file, but one of any path: what "?", "%" and "{" mean in a URL
+            # depends on the versions of Optuna and of SQLAlchemy.
+            engine_kwargs={
+                "creator": functools.partial(
+                    sqlite3.connect,
+                    path.absolute(),
+                    timeout=60,
+                    check_same_thread=False,  # as SQLAlchemy has it for files
+                )
+            },
+        )
+
+
 def optimize(
     study,
     objective: Callable[[Any], float],
@@ -182,7 +172,8 @@ def optimize(
         study: of `create_study`.
         objective: takes a trial, returns the value to minimize.
         trials: number of them all, those of other workers and earlier calls counted.
-        report: None, or called with each `optuna.trial.FrozenTrial` that ends.
+        report: None, or called with each `optuna.trial.FrozenTrial` that ends. The
+            attribute "reason" of a pruned one says why.
     """
     import optuna
 
@@ -191,26 +182,38 @@ def optimize(
     def count():
         return sum(trial.state in ended for trial in study.trials)
 
+    def with_reason(trial):
+        try:
+            return objective(trial)
+        except optuna.TrialPruned as end:
+            trial.set_user_attr("reason", str(end))
+            raise
+
     while count() < trials:
         study.optimize(
-            objective,
+            with_reason,
             n_trials=1,
             callbacks=[lambda _, trial: report(trial)] if report else None,
         )
 
 
 def best_trial(study):
-    """Returns the trial of a study with the lowest value.
+    """Returns the trial of a study with the lowest value, of those that ran to the end.
 
     Raises:
-        UsageError: no trial ran to its end.
+        UsageError: none did.
     """
-    if not any(trial.value is not None for trial in study.trials):
-        raise UsageError(
-            f"none of the {len(study.trials)} trials of {study.study_name!r} ended "
-            "with a finite loss: search lower rates or longer warm-ups"
-        )
-    return study.best_trial
+    import optuna
+
+    states = (optuna.trial.TrialState.COMPLETE,)  # pruned ones have values, too
+    if complete := study.get_trials(states=states):
+        return min(complete, key=lambda trial: trial.value)
+    reasons = [t.user_attrs["reason"] for t in study.trials if "reason" in t.user_attrs]
+    last = f", the last one because: {reasons[-1]}" if reasons else ""
+    raise UsageError(
+        f"none of the {len(study.trials)} trials of {study.study_name!r} ended with a "
+        f"finite loss{last}. Search lower rates, longer warm-ups or other hparams"
+    )
 
 
 def pruning(trial, last_step: float) -> Callable[[int, float], None]:
@@ -247,13 +250,16 @@ def pruning_diverged() -> Iterator[None]:
 def training_objective(run: "Run", ranges: dict[str, Range]) -> Callable[[Any], float]:
     """Returns a function of a trial that trains, and returns nats per token of dev.
 
-    The trial's attribute "result" holds all figures. No output_dir is written.
+    The trial's attribute "result" holds all figures. No output_dir is written. A trial
+    whose hyperparameters cannot be trained together is pruned: it counts, and the
+    search goes on.
 
     Args:
         run: `Run` whose hyperparameters the trial changes.
         ranges: of the hyperparameters to change.
     """
     import keras
+    import optuna
 
     from trainer.training import loop
 
@@ -261,18 +267,22 @@ def training_objective(run: "Run", ranges: dict[str, Range]) -> Callable[[Any], 
         changes = {name: r.suggest(trial, name) for name, r in ranges.items()}
         keras.backend.clear_session(free_memory=True)
         prune = pruning(trial, run.train_steps)
-        trial_run = dataclasses.replace(
-            run,
-            hparams=dataclasses.replace(run.hparams, **changes),
-            output_dir=None,
-            label=", ".join(f"{k}={_show(v)}" for k, v in changes.items()),
-        )
-        with pruning_diverged():
-            result = loop.train(
-                trial_run, on_evaluation=lambda step, e: prune(step, e.nats_per_token)
+        label = ", ".join(f"{k}={_show(v)}" for k, v in changes.items())
+        # Of the errors of a trial, those that other trials need not have.
+        try:
+            hparams = dataclasses.replace(run.hparams, **changes)
+            trial_run = dataclasses.replace(
+                run, hparams=hparams, output_dir=None, label=label
             )
+            with pruning_diverged():
+                result = loop.train(
+                    trial_run,
+                    on_evaluation=lambda step, e: prune(step, e.nats_per_token),
+                )
+        except HParamsError as error:
+            raise optuna.TrialPruned(str(error)) from error
         if result.interrupted_by:
-            raise KeyboardInterrupt
+            raise Interrupted(signal.Signals[result.interrupted_by])
         trial.set_user_attr("result", result.to_dict())
         return result.evaluations[-1][1].nats_per_token
 
