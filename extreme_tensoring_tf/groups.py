@@ -158,7 +158,8 @@ class Group:
         slots = self.slots
         variables = [tensor(v) for v in self.variables[part]]
         variables = stacked(variables, self.index.view)
-        untouched = packing.bit_sums(variables) == slots.bit_sums[part]
+        bit_sums = packing.bit_sums(packing.some_rows(variables))
+        untouched = bit_sums == slots.bit_sums[part]
         scales = ops.where(untouched, slots.scales[part], 0.0)
         values, old = packing.unpack(variables, _of_each(scales))
         started = slots.bias_correction(self.beta_1)[part]
@@ -203,9 +204,17 @@ class Group:
             steps = steps + values * decay
         scales = _of_each(self._new_scales[part.start])
         count = _of_each(self.slots.updates[part])
-        new = packing.pack(values - steps, momentum, scales, count)
-        new = where(is_finite, new, old)
-        self._new_sums[part.start] = packing.bit_sums(new)
+        arrays = values - steps, momentum, old
+
+        def packed(values, momentum, old):
+            new = packing.pack(values, momentum, scales, count)
+            return where(is_finite, new, old)
+
+        # These rows are packed twice: XLA copies what is written if something else
+        # reads it, too.
+        rows = packed(*map(packing.some_rows, arrays))
+        self._new_sums[part.start] = packing.bit_sums(rows)
+        new = packed(*arrays)
         for variable, value in zip(self.variables[part], unstacked(new, self.shape)):
             assign(variable, value)
 

@@ -82,6 +82,13 @@ def test_zeros_keep_their_momentum():
     np.testing.assert_allclose(momentum, [1, -1, 0.5, 0], rtol=0.04)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.5, -2.0**-130])
+def test_a_byte_of_zeros_is_no_momentum(value):
+    """As of weights that a mask has set to 0, or that come from bfloat16."""
+    _, momentum = packing.unpack(ops.full((3,), value), 1.0)
+    assert not ops.convert_to_numpy(momentum).any()
+
+
 def test_without_a_scale_there_is_no_momentum_whatever_the_bits():
     _, momentum = packing.unpack(ops.convert_to_tensor(normal(0)), 0.0)
     assert not ops.convert_to_numpy(momentum).any()
