@@ -164,7 +164,8 @@ def train(hparams, vocab_size, profile):
         ),
     )
     report(result)
-    report(flops.report(result.flops_per_second, settings.dtype))
+    if not result.interrupted_by:  # who ends it waits for no matrix products
+        report(flops.report(result.flops_per_second, settings.dtype))
     report(f"checkpoint: {result.checkpoint}")
     if result.interrupted_by:
         report(f"interrupted by {result.interrupted_by}: the same command continues")
