@@ -33,7 +33,9 @@ _CHECKPOINT_FREQUENCY = cli.DEFINE_count(
 _KEEP = cli.DEFINE_count("keep_checkpoint_max", 3, "Checkpoints kept, the newest ones.")
 _SEED = cli.DEFINE_seed("Seed of the initialization and of the data's order.")
 _DETERMINISTIC = flags.DEFINE_bool(
-    "deterministic", False, "Same command, same bits (CPU, float32); slower."
+    "deterministic",
+    False,
+    "Same command, same bits (CPU, float32). Slower; on JAX they are so anyway.",
 )
 _WARM_START = cli.DEFINE_path(
     "warm_start_from", None, "Checkpoint whose weights a new run starts from."
