@@ -109,7 +109,7 @@ def main(argv):
         for name, value in dataclasses.asdict(hparams).items():
             print(f"{name}={value}")
         return 0
-    profile = profile_steps(_PROFILE.value)
+    profile = profile_steps(_PROFILE.value, _TRAIN_STEPS.value)
     _RUN.require(_OUTPUT_DIR)
     vocab_size = _RUN.check_data(hparams).vocab_size
     distribution.begin(
@@ -181,7 +181,7 @@ def report(text):
         print(text)
 
 
-def profile_steps(items):
+def profile_steps(items, train_steps):
     """Returns (5, 9) for ["5", "9"], and None where the flag is not given."""
     from trainer.errors import UsageError
 
@@ -194,6 +194,11 @@ def profile_steps(items):
     if not 1 <= first <= last:
         raise UsageError(
             f"--profile={','.join(items)} is not FIRST,LAST with 1 <= FIRST <= LAST"
+        )
+    if last > train_steps:
+        raise UsageError(
+            f"--profile={first},{last} lies past the end, --train_steps={train_steps}: "
+            f"choose LAST <= {train_steps}"
         )
     return first, last
 
