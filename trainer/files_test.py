@@ -67,8 +67,9 @@ def test_a_device_is_written_into(tmp_path):
 
 
 def test_standard_output_keeps_what_it_has(tmp_path):
+    (tmp_path / "stdout").symlink_to("/dev/stdout")
     program = "import pathlib\nfrom trainer import files\n" + (
-        "files.write_text(pathlib.Path('/dev/stdout'), 'new')"
+        f"files.write_text(pathlib.Path('{tmp_path}/stdout'), 'new')"
     )
     (tmp_path / "out").write_text("old\n")
     with open(tmp_path / "out", "ab") as out:
