@@ -12,8 +12,8 @@ bandwidth of a plain copy, measured here. Temporary memory is what the compiler 
 """
 
 import functools
-import json
 import os
+import pathlib
 import statistics
 import sys
 import time
@@ -29,9 +29,10 @@ from benchmarks.measure import timed
 from benchmarks.measure import traced
 from benchmarks.measure import wait_for_turn
 from benchmarks.shapes import PRESETS
+from trainer import files
+from trainer import paths
 from trainer import progress
 from trainer.bin import cli
-from trainer.errors import UsageError
 
 # Memory moves per parameter: reads and writes of full-size arrays. Ours reads the
 # gradient twice and reads and writes the variable.
@@ -64,8 +65,8 @@ def main(argv):
     os.environ["KERAS_BACKEND"] = _BACKEND.value
     # With oneDNN the allocator keeps what it had: no peak could be seen.
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
-    if _JSON.value and not os.path.isdir(os.path.dirname(_JSON.value) or "."):
-        raise UsageError(f"--json={_JSON.value}: its folder does not exist")
+    if _JSON.value:
+        paths.check_file(_JSON.value, f"--json={_JSON.value}")
     names = _OPTIMIZERS.value or contestants.DEFAULT + contestants.peers(_BACKEND.value)
     figures = measure(
         PRESETS[_PRESET.value],
@@ -83,8 +84,7 @@ def main(argv):
     print(f"copy bandwidth {figures['copy_bandwidth'] / 1e9:.1f} GB/s\n")
     print(tables.updates(figures))
     if _JSON.value:
-        with open(_JSON.value, "w", encoding="utf-8") as file:
-            json.dump(about | figures, file, indent=2)
+        files.write_json(pathlib.Path(_JSON.value), about | figures)
 
 
 def measure(shapes, names, backend, rounds, updates=1, before_timing=None):

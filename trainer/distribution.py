@@ -95,10 +95,16 @@ def spread(
             the process. Defaults to all.
 
     Raises:
-        UsageError: the model has no layout, or cannot be cut into so many parts.
+        UsageError: the model has no layout, or cannot be cut into so many parts, or
+            is not cut at all.
     """
     global _towers
     _towers = ()
+    if model_devices is not None and strategy != "model":
+        raise UsageError(
+            f"--model_devices={model_devices} is of devices that share a model: give "
+            "--strategy=model, too"
+        )
     if strategy == "none":
         return
     import keras

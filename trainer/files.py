@@ -7,10 +7,14 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Callable
 from collections.abc import Iterator
 
 from trainer.errors import UsageError
+from trainer.paths import followed
+from trainer.paths import is_stream
+from trainer.paths import named
 
 _PARTIAL = "partial-"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -25,16 +29,33 @@ def write_atomically(
 
     A kill in between leaves the old file, or none, under the final name; a failure
     leaves no partial file either. The suffix stays, for writers that choose a format
-    by it.
+    by it. Of a symlink the file that it points to is written. A path that is no regular
+    file (`is_stream`) is not replaced: what was written aside is copied into it.
 
     Args:
         path: of the file.
         write: function of the path to write to.
         size: bytes of the file, for the error of a full disk; None: not known.
     """
-    with removed_on_failure(path, None if size is None else lambda: size):
+    needed = None if size is None else lambda: size
+    if is_stream(path):
+        with errors_named(path, needed):
+            _write_into(path, write)
+        return
+    path = followed(path)
+    with removed_on_failure(path, needed):
         write(partial_path(path))
         finish(path)
+
+
+def _write_into(stream, write):
+    """Copies what `write` writes into a device or a pipe, when all of it is there."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = pathlib.Path(folder) / stream.name
+        write(whole)
+        # Appended: the stream may be a file that the shell has opened with ">>".
+        with open(whole, "rb") as source, open(stream, "ab") as target:
+            shutil.copyfileobj(source, target)
 
 
 def write_bytes(path: pathlib.Path, content: bytes):
@@ -66,6 +87,7 @@ def read_json(path: pathlib.Path, remedy: str):
 
 def partial_path(path: pathlib.Path) -> pathlib.Path:
     """Returns the path under which a file is written before it has its name."""
+    path = named(path)
     return path.with_name(f"{_PARTIAL}{path.name}")
 
 

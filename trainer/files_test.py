@@ -1,5 +1,9 @@
 import os
 import resource
+import stat
+import subprocess
+import sys
+import threading
 
 import pytest
 
@@ -37,6 +41,54 @@ def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "x").touch()
     with pytest.raises(NotADirectoryError):
         files.write_json(tmp_path / "x" / "y.json", 1)
+
+
+def test_a_pipe_is_written_into(tmp_path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    files.write_text(pipe, "all of it")
+    assert pipe.is_fifo()
+    reader.join(timeout=60)
+    assert read == ["all of it"] and os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_device_is_written_into(tmp_path):
+    """One of its own: a test that fails must not replace the machine's."""
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        device.write_bytes(b"x")
+    except PermissionError:
+        pytest.skip("devices are made by root")
+    files.write_text(device, "x")
+    assert device.is_char_device() and os.listdir(tmp_path) == ["null"]
+
+
+def test_standard_output_keeps_what_it_has(tmp_path):
+    (tmp_path / "stdout").symlink_to("/dev/stdout")
+    program = "import pathlib\nfrom trainer import files\n" + (
+        f"files.write_text(pathlib.Path('{tmp_path}/stdout'), 'new')"
+    )
+    (tmp_path / "out").write_text("old\n")
+    with open(tmp_path / "out", "ab") as out:
+        subprocess.run([sys.executable, "-c", program], stdout=out, check=True)
+    assert (tmp_path / "out").read_text() == "old\nnew"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_symlink_stays(tmp_path, there):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (tmp_path / "first").symlink_to("second")
+    (tmp_path / "second").symlink_to(folder / "file")
+    if there:
+        (folder / "file").write_text("old")
+    files.write_text(tmp_path / "first", "new")
+    assert (folder / "file").read_text() == "new"
+    assert os.readlink(tmp_path / "first") == "second"
+    assert os.listdir(folder) == ["file"]
 
 
 @pytest.mark.parametrize("damaged", [b"", b'{"a": 1', b"\xff\xfe"])

@@ -152,7 +152,35 @@ def test_help_is_complete_and_light(binary):
             "--output_dir={tmp} --data_dir={data} --beam_size=2 --num_samples=3",
             "--num_samples=3 needs --beam_size of as much or more. Got 2",
         ),
+        (
+            "et_decoder",
+            "--output_dir={tmp} --beam_size=2 --temperature=1 --top_k=4 --top_p=1 "
+            "--random_seed=0",
+            "--temperature, --top_k, --top_p, --random_seed cannot be given with --b",
+        ),
+        (
+            "et_decoder",
+            "--output_dir={tmp} --alpha=0.6",
+            "--alpha cannot be given without --beam_size",
+        ),
+        (
+            "et_decoder",
+            "--output_dir={tmp} --decode_interactive --decode_from_file=- "
+            "--decode_to_file={tmp}/out",
+            "--decode_from_file, --decode_to_file cannot be given with --decode_inter",
+        ),
+        (
+            "et_eval",
+            "--output_dir={tmp} --score_file=- --data_dir={data} --problem={problem} "
+            "--split=dev --eval_steps=1",
+            "--data_dir, --problem, --split, --eval_steps cannot be given with --score",
+        ),
         ("et_exporter", "--output_dir={tmp}", "--export_dir must be given"),
+        (
+            "et_exporter",
+            "--output_dir={tmp} --export_dir={tmp}/e --eval_splits=dev --eval_steps=1",
+            "--eval_splits, --eval_steps cannot be given without --data_dir",
+        ),
         (
             "et_exporter",
             "--output_dir={tmp} --data_dir={data} --export_dir={tmp}/e",
@@ -162,6 +190,18 @@ def test_help_is_complete_and_light(binary):
             "et_trainer",
             "--problem={problem} --data_dir={data} --output_dir={tmp}/run --profile=5",
             "--profile=5 is not FIRST,LAST",
+        ),
+        (
+            "et_trainer",
+            "--problem={problem} --data_dir={data} --output_dir={tmp}/run "
+            "--profile=8,10 --train_steps=9",
+            "--profile=8,10 lies past the end, --train_steps=9: choose LAST <= 9",
+        ),
+        (
+            "et_trainer",
+            "--problem={problem} --data_dir={data} --output_dir={tmp}/run "
+            "--model_devices=2 --train_steps=1",
+            "--model_devices=2 is of devices that share a model: give --strategy=mode",
         ),
         (
             "et_sweep",

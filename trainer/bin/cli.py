@@ -154,6 +154,18 @@ def require(*holders: flags.FlagHolder) -> None:
         raise UsageError(f"{', '.join(missing)} must be given. See --help.")
 
 
+def refuse(holders: Sequence[flags.FlagHolder], why: str) -> None:
+    """Refuses flags that were given and have no effect beside the others.
+
+    Args:
+        holders: of the flags.
+        why: "with" or "without" another flag, and the reason.
+    """
+    given = [f"--{h.name}" for h in holders if flags.FLAGS[h.name].present]
+    if given:
+        raise UsageError(f"{', '.join(given)} cannot be given {why}")
+
+
 @contextlib.contextmanager
 def lines(flag, path):
     """Gives the lines of a text file, or of standard input where the path is "-"."""

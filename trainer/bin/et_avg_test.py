@@ -15,11 +15,11 @@ def test_checkpoints_average(trained, tmp_path):
     for variable in moved:
         variable.assign(np.asarray(variable) + 1.0)
     checkpoints.save(model, output_dir, 61)
-    status, _, err = call("et_avg", f"--output_dir={output_dir}")
-    assert status == 1 and "holds 2 checkpoints, not 5" in err
-    status, out, err = call(
-        "et_avg", f"--output_dir={output_dir}", "--num_last_checkpoints=2"
+    status, _, err = call(
+        "et_avg", f"--output_dir={output_dir}", "--num_last_checkpoints=5"
     )
+    assert status == 1 and "holds 2 checkpoints, not 5" in err
+    status, out, err = call("et_avg", f"--output_dir={output_dir}")  # of all
     assert status == 0, err
     assert "the average of model-60.keras, model-61.keras" in out
     average = checkpoints.load(checkpoints.folder(output_dir) / "average.keras")

@@ -21,6 +21,7 @@ from trainer.bin import cli
 from trainer.data.tokenizer import EOS_ID
 from trainer.errors import UsageError
 from trainer.files import write_text
+from trainer.paths import check_file
 
 _OUTPUT_DIR = cli.DEFINE_path(
     "output_dir", None, "Folder of the run: its newest checkpoint."
@@ -99,8 +100,16 @@ def check_settings():
             f"--num_samples={_NUM_SAMPLES.value} needs --beam_size of as much or more. "
             f"Got {_BEAM_SIZE.value}"
         )
-    if _TO_FILE.value and not pathlib.Path(_TO_FILE.value).parent.is_dir():
-        raise UsageError(f"--decode_to_file={_TO_FILE.value}: its folder is not there")
+    if _INTERACTIVE.value:
+        why = "with --decode_interactive, which answers what is entered"
+        cli.refuse((_FROM_FILE, _TO_FILE), why)
+    if _BEAM_SIZE.value:
+        draws = (_TEMPERATURE, _TOP_K, _TOP_P, _SEED)
+        cli.refuse(draws, "with --beam_size: beams do not draw")
+    else:
+        cli.refuse((_ALPHA,), "without --beam_size: it is of beams")
+    if _TO_FILE.value:
+        check_file(_TO_FILE.value, f"--decode_to_file={_TO_FILE.value}")
 
 
 class Continuer:

@@ -22,7 +22,7 @@ _CHECKPOINT_PATH = cli.DEFINE_path(
     "checkpoint_path", None, "A checkpoint, in place of the newest."
 )
 _DATA_DIR = cli.DEFINE_path(
-    "data_dir", None, "Folder that et-datagen wrote; needless with --score_file."
+    "data_dir", None, "Folder that et-datagen wrote; not with --score_file."
 )
 _PROBLEM = flags.DEFINE_string(
     "problem", None, "Its name. Default: the one trained on."
@@ -42,6 +42,9 @@ _JSON = flags.DEFINE_bool(
 def main(argv):
     cli.no_arguments(argv)
     cli.require(_OUTPUT_DIR)
+    if _SCORE_FILE.value:
+        of_data = (_DATA_DIR, _PROBLEM, _SPLIT, _EVAL_STEPS)
+        cli.refuse(of_data, "with --score_file, all of whose lines are scored")
     from trainer.runs import run_folder
 
     run_folder.read_config(_OUTPUT_DIR.value)

@@ -39,8 +39,9 @@ _EVAL_STEPS = cli.DEFINE_count(
 def main(argv):
     cli.no_arguments(argv)
     cli.require(_OUTPUT_DIR, _EXPORT_DIR)
-    if flags.FLAGS[_SPLITS.name].present:
-        cli.require(_DATA_DIR)
+    if not _DATA_DIR.value:
+        why = "without --data_dir, the folder of what is evaluated"
+        cli.refuse((_SPLITS, _EVAL_STEPS), why)
     from trainer.runs import run_folder
 
     run_folder.read_config(_OUTPUT_DIR.value)  # refused before Keras is imported

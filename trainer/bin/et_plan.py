@@ -5,8 +5,9 @@ r"""et-plan: the optimizer memory of a model, and the finest state within a budg
     et-plan --shapes=32000x4096,128*4096x4096,96*4096x11008 --devices=8
 
 The plan says for each variable which vectors are kept; a run has it with
---hparams=optimizer=et2_rank1,optimizer_state_budget=64KB. With --devices the table says what each
-of several holds and sends a step, beside Adam with ZeRO-1 and with FSDP.
+--hparams=optimizer=et2_rank1,optimizer_state_budget=64KB. With --devices the
+table says what each of several holds and sends a step, beside Adam with ZeRO-1
+and with FSDP.
 """
 
 import os
@@ -29,9 +30,6 @@ _ORTHOGONALIZE = flags.DEFINE_bool(
 )
 _DEVICES = cli.DEFINE_count(
     "devices", None, "Print what each of so many devices holds and sends."
-)
-_STRATEGY = flags.DEFINE_enum(
-    "strategy", "data", ["data"], "What the devices share: the rows of a batch."
 )
 # Of the table of devices.
 _OPTIMIZERS = ("sgd", "adam", "et2", "et2_orthogonal")

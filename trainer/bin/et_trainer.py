@@ -33,7 +33,9 @@ _CHECKPOINT_FREQUENCY = cli.DEFINE_count(
 _KEEP = cli.DEFINE_count("keep_checkpoint_max", 3, "Checkpoints kept, the newest ones.")
 _SEED = cli.DEFINE_seed("Seed of the initialization and of the data's order.")
 _DETERMINISTIC = flags.DEFINE_bool(
-    "deterministic", False, "Same command, same bits (CPU, float32); slower."
+    "deterministic",
+    False,
+    "Same command, same bits (CPU, float32). Slower; on JAX they are so anyway.",
 )
 _WARM_START = cli.DEFINE_path(
     "warm_start_from", None, "Checkpoint whose weights a new run starts from."
@@ -107,7 +109,7 @@ def main(argv):
         for name, value in dataclasses.asdict(hparams).items():
             print(f"{name}={value}")
         return 0
-    profile = profile_steps(_PROFILE.value)
+    profile = profile_steps(_PROFILE.value, _TRAIN_STEPS.value)
     _RUN.require(_OUTPUT_DIR)
     vocab_size = _RUN.check_data(hparams).vocab_size
     distribution.begin(
@@ -164,7 +166,8 @@ def train(hparams, vocab_size, profile):
         ),
     )
     report(result)
-    report(flops.report(result.flops_per_second, settings.dtype))
+    if not result.interrupted_by:  # who ends it waits for no matrix products
+        report(flops.report(result.flops_per_second, settings.dtype))
     report(f"checkpoint: {result.checkpoint}")
     if result.interrupted_by:
         report(f"interrupted by {result.interrupted_by}: the same command continues")
@@ -178,7 +181,7 @@ def report(text):
         print(text)
 
 
-def profile_steps(items):
+def profile_steps(items, train_steps):
     """Returns (5, 9) for ["5", "9"], and None where the flag is not given."""
     from trainer.errors import UsageError
 
@@ -191,6 +194,11 @@ def profile_steps(items):
     if not 1 <= first <= last:
         raise UsageError(
             f"--profile={','.join(items)} is not FIRST,LAST with 1 <= FIRST <= LAST"
+        )
+    if last > train_steps:
+        raise UsageError(
+            f"--profile={first},{last} lies past the end, --train_steps={train_steps}: "
+            f"choose LAST <= {train_steps}"
         )
     return first, last
 

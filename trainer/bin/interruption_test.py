@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 
@@ -29,7 +30,8 @@ def command(data_dir, output_dir, steps, every=3, optimizer="et2_rank1_short"):
         f"--train_steps={steps}",
         f"--save_checkpoints_steps={every}",
         "--eval_steps=1",
-        "--deterministic",
+        # JAX gives the same bits without.
+        *(["--deterministic"] if keras.backend.backend() == "tensorflow" else []),
     ]
 
 
@@ -107,6 +109,7 @@ def test_a_signal_saves_first(data_dir, tmp_path):
         out, err = process.communicate(timeout=60)
         assert process.returncode == 128 + getattr(signal, name), err
         assert f"interrupted by {name}: the same command continues" in out
+        assert "GFLOP/s" not in out  # which takes products of large matrices
         before = step
         step = int(out.split("step ")[1].split(",")[0].replace(",", ""))
         newest = checkpoints.latest(tmp_path)

@@ -1,5 +1,6 @@
 """A user's model is trained, scored, decoded and exported by its interface alone."""
 
+import dataclasses
 import functools
 
 import keras
@@ -170,6 +171,15 @@ def test_it_is_exported(again, result, tmp_path):
     logits = found(ids=tf.constant([[0, *PROMPTS[0]]]))["logits"].numpy()
     expected = result.model.predict_on_batch(np.array([[*PROMPTS[0], 0]], "int32"))
     np.testing.assert_allclose(logits[0, 1:], expected[0, -1, 1:], atol=1e-4)
+
+
+def test_without_a_remat_of_its_own_it_is_refused(usr_dir, data_dir, tmp_path):
+    hparams = HParams(hidden_size=32, batch_size=512)
+    folder = tmp_path / "run"
+    run = Run(PROBLEM, str(data_dir), hparams, 2, str(folder), model="fading_lm")
+    with pytest.raises(UsageError, match="'fading_lm' computes nothing again"):
+        loop.train(dataclasses.replace(run, remat=True))
+    assert not folder.exists()
 
 
 def test_without_a_decode_step_the_decoder_says_so(usr_dir, data_dir, tmp_path):

@@ -33,7 +33,8 @@ def generate(
     """Generates the data set of a problem.
 
     An older data set of the problem stays until the new one is whole. An interrupted
-    run, repeated, goes on from what it had finished; see `staging`.
+    run, repeated, goes on from what it had finished; see `staging`. If that was all but
+    its last renames, those are made, and nothing else.
 
     Args:
         problem: an entry of `registry.problems`.
@@ -57,6 +58,8 @@ def generate(
     sources = _text_files(problem, tmp_dir, source)
     origin = _origin(sources, problem.vocab_size, max_length)
     with staging.opened(data_dir, problem.name, origin) as staged:
+        if staged.published:
+            return staged.published
         vocab = _vocabulary(staged.paths, sources["train"], problem.vocab_size)
         splits = {
             split: staged.finished(split)

@@ -15,6 +15,7 @@ from trainer import registry
 from trainer.data import batches
 from trainer.data import datagen
 from trainer.data import dataset
+from trainer.data import staging
 from trainer.data import tokenizer
 from trainer.data import vocabulary
 from trainer.errors import UsageError
@@ -166,6 +167,23 @@ def test_an_interrupted_run_goes_on(data_dir, tmp_path, monkeypatch):
     assert started == ["train", "dev", "dev", "test"]
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (data_dir / name).read_bytes()
+
+
+def test_a_data_set_that_is_whole_is_put_in_place_alone(
+    data_dir, tmp_path, monkeypatch
+):
+    arguments = registry.problems.get(PROBLEM), data_dir / "text", tmp_path, 32
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr(staging.Staging, "_put_in_place", None)
+        datagen.generate(*arguments)
+    for work in ("_vocabulary", "_split"):
+        monkeypatch.setattr(datagen, work, None)
+    description = datagen.generate(*arguments)
+    assert description == dataset.load_description(data_dir, PROBLEM)
+    found = contents(tmp_path)
+    assert set(found) == {p.name for p in data_dir.iterdir()} - {"text"}
+    for name in FILES:
+        assert found[name] == (data_dir / name).read_bytes()
 
 
 @pytest.fixture

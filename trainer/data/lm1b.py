@@ -11,6 +11,7 @@ from trainer.files import move
 from trainer.files import partial_path
 from trainer.files import removed_on_failure
 from trainer.files import system_reason
+from trainer.paths import named
 
 FOLDER = "1-billion-word-language-modeling-benchmark-r13output"
 SOURCES = ("auto", "folder", "archive", "tfds")
@@ -38,7 +39,7 @@ def folder(tmp_dir: str | pathlib.Path, source: str = "auto") -> pathlib.Path:
         return _from_tfds(tmp_dir)
     if not tmp_dir.is_dir():
         raise UsageError(f"tmp_dir={tmp_dir} is not a folder")
-    found = tmp_dir if tmp_dir.name == FOLDER else tmp_dir / FOLDER
+    found = tmp_dir if named(tmp_dir).name == FOLDER else tmp_dir / FOLDER
     archive = tmp_dir / f"{FOLDER}.tar.gz"
     if source != "archive" and found.is_dir():
         return found

@@ -32,21 +32,30 @@ class Staging:
         self._progress = self.folder / "progress.json"
         self._origin = origin
         self._splits = {}
+        self.published: dataset.Description | None = None
 
     def start(self):
         """Takes up the work of an interrupted run, or makes an empty folder.
 
         A run that was interrupted while its files took their final places has made
-        a whole data set: that is put in place first.
+        a whole data set: that is put in place first. If it is the one that is to be
+        made, `published` is its description from then on, and nothing is left to do.
         """
+        same = self._read_progress()
         if self.is_whole():
             self._put_in_place()
-        if self._read_progress():
+            if same:
+                self.published = dataset.read_description(self._final.description)
+        elif same and self._has_files():
             return
+        elif same:  # the run ended while this folder, whose files had gone, was deleted
+            self.published = self._in_place()
+        self._splits = {}
         if self.folder.is_dir():
             shutil.rmtree(self.folder)
-        files.make_folder(self.folder)
-        self._write_progress()
+        if self.published is None:
+            files.make_folder(self.folder)
+            self._write_progress()
 
     def is_whole(self) -> bool:
         """Returns whether all files of the data set are made, but not all in place."""
@@ -73,6 +82,21 @@ class Staging:
             return False
         self._splits = finished
         return True
+
+    def _has_files(self):
+        """Returns whether all of the finished splits is in the folder."""
+        made = [
+            self.paths.rows(split, length)
+            for split, counts in self._splits.items()
+            for length in counts.rows
+        ]
+        return all(p.is_file() for p in ([self.paths.tokenizer, *made] if made else []))
+
+    def _in_place(self):
+        """Returns the description in the final place if the finished splits are its."""
+        with contextlib.suppress(UsageError, FileNotFoundError):
+            found = dataset.read_description(self._final.description)
+            return found if found.splits == self._splits else None
 
     def _write_progress(self):
         splits = {name: dataclasses.asdict(s) for name, s in self._splits.items()}

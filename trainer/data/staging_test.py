@@ -1,6 +1,8 @@
+import contextlib
 import itertools
 import os
 import pathlib
+import shutil
 
 import pytest
 
@@ -11,6 +13,8 @@ from trainer.data import staging
 def make(data_dir, origin, interrupted=None):
     """Makes a data set whose files hold its origin; returns its description."""
     with staging.opened(data_dir, "p", {"from": origin}) as staged:
+        if staged.published:
+            return staged.published
         if interrupted == "making":
             raise KeyboardInterrupt
         staged.paths.tokenizer.write_text(origin)
@@ -68,20 +72,53 @@ def test_a_damaged_record_of_progress_starts_anew(tmp_path, damaged):
         assert not staged.paths.tokenizer.exists()
 
 
-@pytest.mark.parametrize("moved", range(3))
-def test_an_end_while_files_take_their_places(tmp_path, monkeypatch, moved):
-    """The next run, though it makes another data set, first ends what was begun."""
-    make(tmp_path, "old")
+@contextlib.contextmanager
+def ended(monkeypatch, moment):
+    """Ends a block at one of the three renames into final places, or after them all."""
     calls, replace = itertools.count(), os.replace
 
     def replace_some(path, target):
-        if path.parent != target.parent and next(calls) == moved:
+        if path.parent != target.parent and next(calls) == moment:
             raise KeyboardInterrupt
         return replace(path, target)
 
+    def delete_nothing(*arguments, **options):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(os, "replace", replace_some)
+        patch.setattr(shutil, "rmtree", delete_nothing)
+        yield
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_an_end_while_files_take_their_places(tmp_path, monkeypatch, moment):
+    """The next run, though it makes another data set, first ends what was begun."""
+    make(tmp_path, "old")
+    with ended(monkeypatch, moment):
         make(tmp_path, "newer")
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, "another", "making")
     check(tmp_path, "newer")
+
+
+@pytest.mark.parametrize("moment", range(4))
+@pytest.mark.parametrize("old", [True, False])
+def test_what_was_made_is_not_made_again(tmp_path, monkeypatch, moment, old):
+    """The same run after such an end has renames to do at most."""
+    if old:
+        make(tmp_path, "old")
+    with ended(monkeypatch, moment):
+        make(tmp_path, "newer")
+    assert make(tmp_path, "newer", "making").max_length == 5
+    check(tmp_path, "newer")
+    with pytest.raises(KeyboardInterrupt):  # once it is in place it can be made anew
+        make(tmp_path, "newer", "making")
+
+
+def test_rows_that_are_lost_are_made_again(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, "x", "finishing")
+    dataset.Paths(tmp_path / "p.unfinished", "p").rows("dev", 1).unlink()
+    make(tmp_path, "x")
+    check(tmp_path, "x")

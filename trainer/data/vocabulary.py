@@ -3,6 +3,8 @@
 import collections
 import io
 import itertools
+import math
+import random
 from collections.abc import Iterable
 from collections.abc import Iterator
 
@@ -11,7 +13,7 @@ from trainer.data.tokenizer import PAD_ID
 from trainer.data.tokenizer import UNKNOWN_MARK
 from trainer.errors import UsageError
 
-# More text than this does not change a vocabulary of 32k, and takes minutes.
+# More lines than this do not change a vocabulary of 32k, and take minutes.
 MAX_SENTENCES = 500_000
 # SentencePiece drops longer lines, and says nothing.
 MAX_BYTES = 4192
@@ -25,13 +27,13 @@ def train(sentences: Iterable[str], vocab_size: int) -> bytes:
     Text is left as it is (no normalization), and a character that the model does
     not know becomes bytes, so every text can be encoded and decoded exactly and
     perplexities never profit from an unknown token. A small corpus may yield
-    fewer pieces than `vocab_size`.
+    fewer pieces than `vocab_size`; of a large one `MAX_SENTENCES` lines are drawn.
 
     Raises:
         UsageError: SentencePiece can make no vocabulary of the text.
     """
     lines = (line for text in sentences for line in cut(text, MAX_BYTES))
-    lines = list(itertools.islice(lines, MAX_SENTENCES))
+    lines = sample(lines, MAX_SENTENCES)
     room = max(1, vocab_size - _RESERVED) * 9 // 10  # a tenth for longer pieces
     rare = rare_characters(lines, room)
     if rare:
@@ -45,6 +47,27 @@ def train(sentences: Iterable[str], vocab_size: int) -> bytes:
         ) from None
 
 
+def sample(lines: Iterable[str], count: int) -> list[str]:
+    """Returns `count` lines, each line of the text as likely as any other.
+
+    Whatever order the text has, by language or by domain, the lines stand for all of
+    it. The same text gives the same lines, and one of at most `count` lines gives all
+    of them, in order. The text is read once: Li 1994, "Reservoir-sampling algorithms of
+    time complexity O(n(1 + log(N/n)))", algorithm L.
+    """
+    lines = iter(lines)
+    drawn = list(itertools.islice(lines, count))
+    draw = random.Random(0).random
+    share = 1.0  # of the lines so far that would take a place, were they drawn now
+    while True:
+        share *= draw() ** (1 / count)
+        passed = int(math.log(1 - draw()) / math.log1p(-share))
+        line = next(itertools.islice(lines, passed, None), None)
+        if line is None:
+            return drawn
+        drawn[int(draw() * count)] = line
+
+
 def cut(text: str, limit: int) -> Iterator[str]:
     """Yields a text in lines of at most `limit` UTF-8 bytes.
 
@@ -52,7 +75,11 @@ def cut(text: str, limit: int) -> Iterator[str]:
     text of fewer bytes is one line. SentencePiece's reserved character "▅" is left
     out: it would drop the line.
     """
-    data = text.replace(UNKNOWN_MARK, " ").encode()
+    text = text.replace(UNKNOWN_MARK, " ")
+    if 4 * len(text) <= limit:  # no character has more bytes
+        yield text
+        return
+    data = text.encode()
     start = 0
     while len(data) - start > limit:
         stop = rest = data.rfind(b" ", start, start + limit + 1)

@@ -18,6 +18,31 @@ def test_lines_are_cut_at_spaces_and_between_characters(text, limit):
         assert " ".join(lines) == text
 
 
+def test_lines_are_drawn_from_all_of_the_text():
+    """Evenly: each of 10,000 lines is among 1,000 of them once in ten times."""
+    count, drawn = 1000, vocabulary.sample(map(str, range(10_000)), 1000)
+    assert len(set(drawn)) == count
+    for tenth in range(10):
+        found = sum(tenth * 1000 <= int(line) < (tenth + 1) * 1000 for line in drawn)
+        assert 70 <= found <= 130  # three times the spread of chance
+    assert drawn == vocabulary.sample(map(str, range(10_000)), 1000)
+
+
+@given(st.lists(st.text("ab"), max_size=9), st.integers(1, 9))
+def test_few_lines_are_all_drawn(lines, count):
+    drawn = vocabulary.sample(iter(lines), count)
+    assert len(drawn) == min(count, len(lines))
+    if len(lines) <= count:
+        assert drawn == lines
+
+
+def test_the_end_of_a_text_that_is_ordered_has_pieces(monkeypatch):
+    monkeypatch.setattr(vocabulary, "MAX_SENTENCES", 200)
+    lines = ["zebra and zebra"] * 1000 + ["quokka or quokka"] * 1000
+    vocab = Tokenizer(vocabulary.train(iter(lines), 512))
+    assert len(vocab.encode("zebra")) == len(vocab.encode("quokka")) == 1
+
+
 def test_long_lines_count_for_the_vocabulary():
     """A word that stands in lines of more than SentencePiece's 4,192 bytes alone."""
     vocab = Tokenizer(vocabulary.train(["zebra " * 1000, "abracadabra" * 500], 512))

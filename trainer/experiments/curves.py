@@ -8,7 +8,9 @@ import pathlib
 
 from absl import flags
 
+from trainer import paths
 from trainer.bin import cli
+from trainer.errors import UsageError
 
 _RUNS = cli.DEFINE_paths("runs", None, "Folders of runs.")
 _TAG = flags.DEFINE_string("tag", "dev/perplexity_per_word", "What to draw.")
@@ -19,7 +21,13 @@ _LOG = flags.DEFINE_bool("log", True, "Whether the y axis is logarithmic.")
 def main(argv):
     cli.no_arguments(argv)
     cli.require(_RUNS)
-    curves = {pathlib.Path(r).name: read(r, _TAG.value) for r in _RUNS.value}
+    picture, name = paths.named(_FILE.value), f"--file={_FILE.value}"
+    paths.check_file(picture, name)
+    for path in (picture.with_suffix(".png"), picture.with_suffix(".svg")):
+        paths.check_file(path, f"{name}: {path}")
+    if paths.is_stream(picture):
+        raise UsageError(f"{name} is no file: two are written, NAME.png and NAME.svg")
+    curves = {paths.named(run).name: read(run, _TAG.value) for run in _RUNS.value}
     from trainer.experiments import report
 
     report.curves_plot(_FILE.value, curves, "step", _TAG.value, log_y=_LOG.value)
@@ -36,8 +44,6 @@ def read(run, tag):
         UsageError: the run wrote no such scalar.
     """
     from tensorboard.backend.event_processing import event_accumulator
-
-    from trainer.errors import UsageError
 
     events = event_accumulator.EventAccumulator(str(run), {"tensors": 0})
     events.Reload()

@@ -1,8 +1,14 @@
+import pathlib
+import subprocess
+import sys
+
 import pytest
 
 from trainer.errors import UsageError
 from trainer.experiments import curves
 from trainer.experiments import report
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_curves_of_a_run(trained, tmp_path):
@@ -15,3 +21,18 @@ def test_curves_of_a_run(trained, tmp_path):
     assert (tmp_path / "c.svg").stat().st_size > 1000
     with pytest.raises(UsageError, match="no scalar 'dev/loss'. It has: .*train/loss"):
         curves.read(run, "dev/loss")
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "c.svg").mkdir()
+    for file, reason in (
+        (".", " is a folder: name a file"),
+        (f"{tmp_path}/c", f": {tmp_path}/c.svg is a folder: name a file"),
+        (f"{tmp_path}/none/c.png", ": its folder is not there"),
+        ("/dev/null", " is no file: two are written, NAME.png and NAME.svg"),
+    ):
+        command = [sys.executable, "-m", "trainer.experiments.curves"]
+        command += [f"--runs={tmp_path}", f"--file={file}"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 1
+        assert done.stderr == f"error: --file={file}{reason}\n"

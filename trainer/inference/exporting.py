@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from trainer import files
+from trainer import paths
 from trainer.data.tokenizer import EOS_ID
 from trainer.data.tokenizer import PAD_ID
 from trainer.errors import UsageError
@@ -47,7 +48,7 @@ def export(
         OSError: it cannot be written.
     """
     check(export_dir, export_format, trained.model)
-    target = pathlib.Path(export_dir)
+    target = paths.followed(paths.named(export_dir))
     write = {
         "saved_model": _write_saved_model,
         "keras": _write_keras,
@@ -80,9 +81,10 @@ def check(export_dir, export_format, model=None):
     """
     if export_format not in FORMATS:
         raise unknown("format", export_format, FORMATS)
-    target = pathlib.Path(export_dir)
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise UsageError(f"--export_dir={target} is there already: name a new folder")
+    target, name = pathlib.Path(export_dir), f"--export_dir={export_dir}"
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise UsageError(f"{name} is there already: name a new folder")
+    paths.check_folder(target, name)
     if export_format != "saved_model":
         return
     if keras.backend.backend() != "tensorflow":

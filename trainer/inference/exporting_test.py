@@ -1,8 +1,10 @@
 """An export answers with the model's figures where there is TensorFlow alone."""
 
+import dataclasses
 import functools
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -15,6 +17,7 @@ from trainer.data.datagen_test import small_files
 from trainer.errors import UsageError
 from trainer.inference import decoding
 from trainer.inference import exporting
+from trainer.runs import run_folder
 
 needs_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="a SavedModel is TensorFlow's"
@@ -255,6 +258,37 @@ def test_keras_format_is_the_model_without_the_optimizer(trained, tmp_path):
     )
     card = (folder / "README.md").read_text()
     assert "model.keras" in card and "import trainer.models.transformer " in card
+
+
+def test_the_folder_of_the_command_and_a_symlink(trained, tmp_path, monkeypatch):
+    """Empty folders take an export, whatever they are called."""
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("there")
+    monkeypatch.chdir(tmp_path / "here")
+    # A checkpoint, too, is named from its own folder; the card tells its run.
+    inside = dataclasses.replace(trained, path=pathlib.Path(trained.path.name))
+    card = f"git {run_folder.starts(trained.path.parent.parent)[0]['git']}"
+    assert exporting.export(trained, ".", "keras") == tmp_path / "here"
+    assert (tmp_path / "here" / "model.keras").is_file()
+    monkeypatch.chdir(trained.path.parent)
+    exporting.export(inside, tmp_path / "link", "keras")
+    assert (tmp_path / "link").is_symlink()
+    assert card in (tmp_path / "there" / "README.md").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["here", "link", "there"]
+
+
+def test_a_place_without_room_for_a_folder_is_refused(trained, tmp_path):
+    """Before the work: `check` is asked before the model is loaded."""
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for name, reason in (
+        ("file", "is there already"),
+        ("pipe", "is there already"),
+        ("file/x", "cannot be made: .*/file is no folder"),
+    ):
+        with pytest.raises(UsageError, match=f"--export_dir=.*/{name} {reason}"):
+            exporting.check(tmp_path / name, "keras")
 
 
 def test_an_unknown_format_is_refused(trained, tmp_path):

@@ -72,7 +72,7 @@ def text(trained, export_format, evaluations, command) -> str:
     )
     starts = "\n".join(
         f"{start['time']}  {' '.join(start['command'])}  # git {start['git']}"
-        for start in run_folder.starts(trained.path.parent.parent)
+        for start in run_folder.starts(run_folder.of_checkpoint(trained.path))
     )
     return f"""\
 # {config["model"]} trained on {config["problem"]}

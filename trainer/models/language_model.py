@@ -46,14 +46,13 @@ class LanguageModel(keras.Model):
     Attributes:
         hidden, embedding: as given.
         remat: whether training computes parts of the model again for the gradient, to
-            save memory; False by default. Models that can do so read it.
+            save memory. A model that can do so has it as an attribute or a property
+            of its own; of others it is False, and setting it is refused.
 
     Raises:
         UsageError: the model would be trained by other logits than it returns, or T is
             fixed.
     """
-
-    remat = False
 
     def __init__(self, row, hidden, embedding, name=None, **kwargs):
         if row.shape[1] is not None:
@@ -76,6 +75,19 @@ class LanguageModel(keras.Model):
         super().__init__(row, embedding(hidden, reverse=True), name=name, **kwargs)
         self.hidden = hidden
         self.embedding = embedding
+
+    @property
+    def remat(self):
+        return False
+
+    @remat.setter
+    def remat(self, value):
+        if value:
+            raise UsageError(
+                f"remat: model {self.name!r} computes nothing again for the gradient: "
+                f"its class {type(self).__name__} has no `remat` of its own, which "
+                "trainer.models.language_model documents. Train without it"
+            )
 
     def empty_cache(self, rows, slots):
         """Returns what `decode` keeps of the tokens so far, before the first one.

@@ -27,8 +27,8 @@ def build(run: Run, description: dataset.Description) -> Any:
         description: `dataset.Description` of the run's data.
 
     Raises:
-        UsageError: a name is unknown, or the checkpoint of `warm_start_from` does not
-            fit model or data.
+        UsageError: a name is unknown, the model cannot do `remat`, or the checkpoint
+            of `warm_start_from` does not fit model or data.
     """
     keras.utils.set_random_seed(run.random_seed)
     make_model = registry.models.get(run.model)
@@ -39,6 +39,7 @@ def build(run: Run, description: dataset.Description) -> Any:
     finally:
         keras.config.set_dtype_policy(before)
     language_model.check(model)
+    model.remat = run.remat  # refused, where it is, before anything is written
     if run.warm_start_from:
         _take_weights(model, run, description)
     optimizer = catalog.create(run.hparams, model.trainable_variables)

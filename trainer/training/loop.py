@@ -61,6 +61,7 @@ def train(
     registry.models.get(run.model)
     building.check_schedule(run)
     building.jit_compile(run)  # what cannot be compiled, too
+    # JAX's programs give the same bits on a CPU as they are: `interruption_test`.
     if run.deterministic and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
