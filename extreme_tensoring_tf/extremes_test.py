@@ -98,6 +98,23 @@ def test_sums_of_squares_beyond_float32(steps):
     assert all(0 < moved < 4 * RATE for moved in steps(1.0))
 
 
+@pytest.mark.parametrize("level", [1, 2, 3])
+@pytest.mark.parametrize("cold", [0.0, 1e-6])
+@pytest.mark.parametrize("shape", [(4, 6), (4, 4, 4, 4)])
+def test_slices_far_below_the_others(shape, level, cold):
+    """Where the factor of a row is as large as float32 goes, 0 times it is 0."""
+    variable = keras.Variable(np.ones(shape, "f4"), name="kernel")
+    gradient = np.full(shape, cold, "f4")
+    gradient[-1] = 1e7
+    for epsilon in (1e-8, 1e-30):
+        optimizer = ExtremeTensoring(RATE, level=level, epsilon=epsilon)
+        before = keras.ops.convert_to_numpy(variable)
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])
+        moved = np.abs(keras.ops.convert_to_numpy(variable) - before)
+        assert moved.max() <= RATE * np.sqrt(gradient.size)  # of an RMS of 1
+        assert not sum(optimizer.skipped_updates.values())
+
+
 @pytest.mark.parametrize("size", [0.0, 1e-45, 1e-40, 1e-20])
 def test_gradients_that_vanish(steps, size):
     kernel, bias = steps(size)

@@ -1,5 +1,7 @@
 """The gradients that are given: whether they are sparse, and of the right shape."""
 
+from keras import ops
+
 from extreme_tensoring_tf.variables import IS_TENSORFLOW
 from extreme_tensoring_tf.variables import path_of
 
@@ -10,6 +12,11 @@ if IS_TENSORFLOW:  # the others have no sparse gradients
 def is_sparse(gradient) -> bool:
     """Returns whether a gradient is `tf.IndexedSlices`."""
     return IS_TENSORFLOW and sparse.is_sparse(gradient)
+
+
+def dense_array(gradient):
+    """Returns a gradient, a tensor of the backend or an array, as a NumPy array."""
+    return ops.convert_to_numpy(ops.convert_to_tensor(gradient))
 
 
 def check_gradient(gradient, variable):

@@ -25,7 +25,6 @@ from extreme_tensoring_tf.variables import check_dtype
 from extreme_tensoring_tf.variables import check_packable
 from extreme_tensoring_tf.variables import outside_of_traces
 from extreme_tensoring_tf.variables import path_of
-from extreme_tensoring_tf.variables import tensor
 from extreme_tensoring_tf.variables import unique_paths
 
 if IS_TENSORFLOW:  # the others do without it
@@ -93,8 +92,9 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
             trainable_variables: the variables; None stands for those of `build`.
 
         Raises:
-            ValueError: there are more or fewer gradients than variables, or a
-                gradient has another shape than its variable.
+            ValueError: there are more or fewer gradients than variables, a
+                gradient has another shape than its variable, or a variable is given
+                twice.
         """
         grads = list(grads)
         if trainable_variables is None:
@@ -106,6 +106,12 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
                     f"{len(grads)} gradients were given for {len(variables)} "
                     "variables: give one per variable, None where there is none"
                 )
+        if len(set(map(id, variables))) < len(variables):
+            twice = next(v for v in variables if sum(o is v for o in variables) > 1)
+            raise ValueError(
+                f"variable {path_of(twice)!r} was given twice: give it once, with the "
+                "sum of its gradients"
+            )
         if len(grads) == len(variables):  # Keras refuses others than those of `build`
             grads = [check_gradient(g, v) for g, v in zip(grads, variables)]
         super().apply(grads, trainable_variables)
@@ -199,7 +205,8 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
 
         The norm, sqrt(sum over variables and entries of g**2), follows from sums that
         a step needs anyway: it costs no pass over the gradients. It is that before
-        clipping by norm. A step of replicas does not report.
+        clipping by norm. A step of replicas does not report, nor does one of JAX inside
+        `fit` or `stateless_apply`, which give nothing back but the variables they know.
 
         Args:
             variable: a scalar float32 variable, not of this optimizer; or None.

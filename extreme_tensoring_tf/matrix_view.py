@@ -6,6 +6,7 @@ ask here, so that these cannot disagree.
 
 import dataclasses
 import math
+import warnings
 
 from extreme_tensoring_tf.paths import matching
 
@@ -77,17 +78,24 @@ def orthogonalized(variables, orthogonalize) -> list[bool]:
 
     Warns:
         UserWarning: nothing is matched by a pattern. It may be meant for layers that
-            are frozen now.
+            are frozen now. Or there are matrices, and True finds no kernel among them.
     """
     orthogonalize = check_orthogonalize(orthogonalize)
     if not orthogonalize:
         return [False] * len(variables)
     is_matrix = [len(shape) > 1 and 0 not in shape for _, shape in variables]
     if orthogonalize is True:
-        return [
-            matrix and "kernel" in path.rpartition("/")[2]
-            for (path, _), matrix in zip(variables, is_matrix)
-        ]
+        names = [path.rpartition("/")[2] for path, _ in variables]
+        chosen = [m and "kernel" in name for m, name in zip(is_matrix, names)]
+        others = [n for n, m in zip(names, is_matrix) if m and "embedding" not in n]
+        if others and not any(chosen):
+            warnings.warn(
+                "`orthogonalize=True` found no matrix whose name contains 'kernel', but "
+                f"{len(others)} others, {others[0]!r} for one: none is orthogonalized. "
+                "Give regular expressions over their paths in its place",
+                stacklevel=2,
+            )
+        return chosen
     chosen = [False] * len(variables)
     for pattern in orthogonalize:
         matched = matching("orthogonalize", pattern, [path for path, _ in variables])

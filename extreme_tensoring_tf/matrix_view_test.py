@@ -126,6 +126,14 @@ def test_rules(rule, expected):
     assert orthogonalized(VARIABLES, rule) == [bool(e) for e in expected]
 
 
+def test_kernels_without_their_names_are_told_of():
+    """As in the layers that wrap models of torch or JAX. Embeddings are none."""
+    with pytest.warns(UserWarning, match="no matrix whose .* 1 others, 'variable'"):
+        assert orthogonalized([("variable", (8, 8))], True) == [False]
+    named = [("embedding/embeddings", (8, 8)), ("bias", (8,))]
+    assert orthogonalized(named, True) == [False, False]
+
+
 def test_rules_that_match_nothing():
     with pytest.raises(ValueError, match=r"pattern '\(' is not a regular expression"):
         orthogonalized(VARIABLES, ["("])

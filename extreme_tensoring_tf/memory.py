@@ -111,7 +111,8 @@ def memory_report(model_or_shapes, optimizers=None) -> MemoryReport:
             its name. Defaults to `DEFAULT_OPTIMIZERS`.
 
     Returns:
-        A `MemoryReport`. Scalars leave out counters and the learning rate. Bytes
+        A `MemoryReport`, in which the second optimizer of a name N is called "N#2".
+        Scalars leave out counters and the learning rate. Bytes
         are of scalars: 4 each for the statistics (8 for a float64 variable), the
         variable's own width for full-size slots. Update bytes are the temporary
         memory that a step compiled by XLA takes at its peak, beside gradients,
@@ -128,7 +129,10 @@ def memory_report(model_or_shapes, optimizers=None) -> MemoryReport:
         if hasattr(model_or_shapes, "tensor_indices"):
             optimizers = (*DEFAULT_OPTIMIZERS, model_or_shapes)
     named = _named_shapes(model_or_shapes)
-    plans = dict(_plan(optimizer, named) for optimizer in optimizers)
+    plans = {}
+    for optimizer in optimizers:
+        name, plan = _plan(optimizer, named)
+        plans[_unused(name, plans)] = plan
     variables = [
         {
             "name": name,
@@ -140,6 +144,12 @@ def memory_report(model_or_shapes, optimizers=None) -> MemoryReport:
     ]
     totals = {name: _total(plan) for name, plan in plans.items()}
     return MemoryReport(variables, totals)
+
+
+def _unused(name, plans):
+    """Returns a name, or "NAME#2" and so on where an optimizer before has it."""
+    count = sum(other.partition("#")[0] == name for other in plans)
+    return f"{name}#{count + 1}" if count else name
 
 
 def _total(plan):
@@ -156,20 +166,20 @@ def _total(plan):
 
 
 def _named_shapes(source):
-    """Returns a list of (name, shape, bytes per entry)."""
+    """Returns a list of (name, shape, dtype)."""
     for attribute in ("trainable_variables", "_trainable_variables"):
         source = getattr(source, attribute, source)  # of a model, an optimizer
     if isinstance(source, dict):
-        named = [(str(k), tuple(v), 4) for k, v in source.items()]
+        named = [(str(k), tuple(v), "float32") for k, v in source.items()]
     else:
         named = []
         for i, item in enumerate(source):
             if hasattr(item, "shape"):
                 name = getattr(item, "path", getattr(item, "name", str(i)))
-                width = _itemsize(item.dtype)
-                named.append((name, tuple(item.shape), width))
+                dtype = getattr(item.dtype, "name", str(item.dtype))
+                named.append((name, tuple(item.shape), dtype))
             else:
-                named.append((f"variable_{i}", tuple(item), 4))
+                named.append((f"variable_{i}", tuple(item), "float32"))
     if not named:
         raise ValueError(
             "`memory_report` found no trainable variable. Build the model first "
@@ -178,9 +188,9 @@ def _named_shapes(source):
     return named
 
 
-def _itemsize(dtype):
-    """Returns the bytes of an entry."""
-    bits = re.search(r"\d+$", getattr(dtype, "name", str(dtype)))
+def itemsize(dtype: str) -> int:
+    """Returns the bytes of an entry of a dtype, by its name."""
+    bits = re.search(r"\d+$", dtype)
     return int(bits.group()) // 8 if bits else 1
 
 
@@ -190,8 +200,8 @@ def _plan(optimizer, named):
         indices = optimizer.tensor_indices([(name, shape) for name, shape, _ in named])
         settings = optimizer.settings()
         return optimizer.name, [
-            _tensored(index, shape, width, settings)
-            for index, (_, shape, width) in zip(indices, named, strict=True)
+            _tensored(index, shape, dtype, settings, optimizer.momentum_dtype)
+            for index, (_, shape, dtype) in zip(indices, named, strict=True)
         ]
     match = re.fullmatch(r"et(\d+|inf)(_orthogonal)?", optimizer)
     if match:
@@ -200,8 +210,8 @@ def _plan(optimizer, named):
         variables = [(name, shape) for name, shape, _ in named]
         indices = resolve(variables, level, orthogonalize=match.group(2) is not None)
         return optimizer, [
-            _tensored(index, shape, width)
-            for index, (_, shape, width) in zip(indices, named)
+            _tensored(index, shape, dtype)
+            for index, (_, shape, dtype) in zip(indices, named)
         ]
     if optimizer not in _STATE_SIZE:
         raise ValueError(
@@ -210,7 +220,8 @@ def _plan(optimizer, named):
             f"Received: {optimizer!r}"
         )
     plan = []
-    for _, shape, width in named:
+    for _, shape, dtype in named:
+        width = itemsize(dtype)
         scalars = _STATE_SIZE[optimizer](shape)
         copies = _UPDATE_COPIES.get(optimizer, 0)
         temporary = copies * math.prod(shape) * width
@@ -220,11 +231,14 @@ def _plan(optimizer, named):
     return optimizer, plan
 
 
-def _tensored(index, shape, width, settings=None):
+def _tensored(index, shape, dtype, settings=None, momentum_dtype=None):
     """Returns the cells of one variable whose statistics follow a tensor index."""
-    full = 0
+    width, full, full_width = max(4, itemsize(dtype)), 0, 4
     if settings and settings.momentum_of(index):
-        full = 1 if settings.packs_momentum else math.prod(shape)
+        full = 1
+        if not settings.packs_momentum:
+            full = math.prod(shape)
+            full_width = itemsize(momentum_dtype or own_momentum_dtype(dtype))
     temporary = _UPDATE_VECTORS * sum(index.view)
     if isinstance(index, MatrixView):
         temporary = _ORTHOGONAL_COPIES * math.prod(index.view)
@@ -232,9 +246,17 @@ def _tensored(index, shape, width, settings=None):
     return {
         "dims": list(index.dims),
         "scalars": index.state_size + full,
-        "bytes": index.state_size * max(4, width) + full * width,
-        "update_bytes": temporary * max(4, width),
+        "bytes": index.state_size * width + full * full_width,
+        "update_bytes": temporary * width,
     }
+
+
+def own_momentum_dtype(dtype: str) -> str:
+    """Returns the dtype of the momentum of a variable, where no other is asked for.
+
+    A gradient of float16 can be larger than any number of its dtype.
+    """
+    return "float32" if dtype == "float16" else dtype
 
 
 def _format_bytes(count):

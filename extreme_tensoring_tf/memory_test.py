@@ -125,6 +125,29 @@ def test_variables_without_entries_keep_one_scalar_as_in_the_optimizer():
     assert "0x5" in str(report)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("momentum_dtype", [None, "bfloat16", "float32"])
+def test_bytes_of_momentum_are_those_of_its_slot(dtype, momentum_dtype):
+    variable = keras.Variable(np.ones((6, 8)), dtype=dtype, name="kernel")
+    optimizer = ExtremeTensoring(beta_1=0.9, momentum_dtype=momentum_dtype)
+    optimizer.build([variable])
+    (total,) = memory_report([variable], [optimizer]).totals.values()
+    allocated = sum(
+        int(np.prod(v.shape)) * np.dtype(keras.ops.convert_to_numpy(v).dtype).itemsize
+        for v in optimizer.variables
+        if v.name.endswith("momentum") or "statistic" in v.name
+    )
+    assert total["bytes"] == allocated
+
+
+def test_optimizers_of_one_name_are_told_apart():
+    forms = [ExtremeTensoring(level=level) for level in (1, 2, 3)]
+    totals = memory_report([(512, 512)], forms).totals
+    assert [t["scalars"] for t in totals.values()] == [1024, 96, 40]
+    names = [f"extreme_tensoring{suffix}" for suffix in ("", "#2", "#3")]
+    assert list(totals) == names
+
+
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="Received: 'shampoo'"):
         memory_report(SHAPES, ["shampoo"])

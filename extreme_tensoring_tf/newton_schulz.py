@@ -57,39 +57,47 @@ class Orthogonalizer:
         Args:
             matrices: tensor (k, m, n).
         """
-        blocks = split(matrices, self.block_size)
+        _, m, n = matrices.shape
+        axis, longer = (2, n) if m <= n else (1, m)
+        size = min(self.block_size or longer, longer)
+        if rest := longer % size:
+            # The last block is shorter.
+            parts = ops.split(matrices, [longer - rest], axis=axis)
+            parts = [self._of_blocks(p, s, axis) for p, s in zip(parts, (size, rest))]
+            return ops.concatenate(parts, axis=axis)
+        return self._of_blocks(matrices, size, axis)
+
+    def _of_blocks(self, matrices, size, axis):
+        """Returns the directions of blocks of a size along an axis, put together."""
+        blocks = split(matrices, size, axis)
         factors = polar_factors(blocks, self.ns_steps, self.damping, self.ns_dtype)
         mean = ops.mean(ops.square(factors), axis=(-2, -1), keepdims=True)
         factors = factors * (self.rms_rate * ops.rsqrt(ops.where(mean > 0, mean, 1)))
-        return join(factors, matrices.shape)
+        return join(factors, matrices.shape, axis)
 
 
-def split(matrices, block_size: int | None):
+def split(matrices, size: int, axis: int):
     """Returns the blocks of matrices, one after the other: (k * blocks, rows, columns).
-
-    The longer side is split, of a square one the columns: into blocks of the largest
-    divisor of its length that is no longer than `block_size`.
 
     Args:
         matrices: tensor (k, m, n).
-        block_size: None is one block.
+        size: of a block along the axis, a divisor of its length.
+        axis: 1 or 2.
     """
     k, m, n = matrices.shape
-    longer = max(m, n)
-    most = min(block_size or longer, longer)
-    size = next(s for s in range(most, 0, -1) if longer % s == 0)
-    if size == longer:
+    if size == matrices.shape[axis]:
         return matrices
-    if m <= n:
-        matrices = ops.swapaxes(ops.reshape(matrices, (k, m, n // size, size)), 1, 2)
+    if axis == 1:
+        return ops.reshape(matrices, (-1, size, n))
+    matrices = ops.swapaxes(ops.reshape(matrices, (k, m, n // size, size)), 1, 2)
     # One axis for all blocks: XLA transposes matrices where products have two.
-    return ops.reshape(matrices, (-1, m, size) if m <= n else (-1, size, n))
+    return ops.reshape(matrices, (-1, m, size))
 
 
-def join(blocks, shape):
+def join(blocks, shape, axis: int):
     """Returns the matrices, of a shape (k, m, n), that `split` gave these blocks of."""
-    k, m, n = shape
-    if m <= n and blocks.shape[0] > k:
+    k = shape[0]
+    if axis == 2 and blocks.shape[0] > k:
         blocks = ops.reshape(blocks, (k, -1, *blocks.shape[1:]))
         blocks = ops.swapaxes(blocks, 1, 2)
     return ops.reshape(blocks, shape)

@@ -162,7 +162,10 @@ def test_direction_has_the_asked_root_mean_square():
 @pytest.mark.parametrize(
     "shape, block_size, block",
     [
-        ((12, 36), 8, (slice(None), slice(6, 12))),  # 6, a divisor of 36
+        ((12, 36), 6, (slice(None), slice(6, 12))),
+        ((12, 37), 8, (slice(None), slice(24, 32))),
+        ((12, 37), 8, (slice(None), slice(32, 37))),  # what is left
+        ((37, 12), 24, (slice(24, 37), slice(None))),
         ((12, 12), 4, (slice(None), slice(4, 8))),
         ((36, 12), 9, (slice(9, 18), slice(None))),
         ((36, 12), 100, (slice(None), slice(None))),

@@ -4,13 +4,16 @@ from typing import Self
 
 import keras
 
+from extreme_tensoring_tf.gradients import dense_array
 from extreme_tensoring_tf.grouped_optimizer import GroupedOptimizer
 from extreme_tensoring_tf.matrix_view import MatrixView
 from extreme_tensoring_tf.matrix_view import check_orthogonalize
+from extreme_tensoring_tf.memory import itemsize
 from extreme_tensoring_tf.newton_schulz import Orthogonalizer
 from extreme_tensoring_tf.packing import PACKED
 from extreme_tensoring_tf.planner import plan
 from extreme_tensoring_tf.preconditioner import Preconditioner
+from extreme_tensoring_tf.slots import statistics_dtype
 from extreme_tensoring_tf.tensor_index import TensorIndex
 from extreme_tensoring_tf.tensor_index import check_level
 from extreme_tensoring_tf.tensor_rules import resolve
@@ -106,8 +109,8 @@ class ExtremeTensoring(GroupedOptimizer):
         rms_rate: root mean square of an orthogonal step, at a learning rate of 1. 1
             is that of the other variables. Defaults to 1.0.
         block_size: None; or the rows or columns of a block: a matrix is split along
-            its longer side, a square one into columns, and each block has a polar
-            factor of its own. That costs less, with the width of an attention head
+            its longer side, a square one into columns, and each block, of which the
+            last may be shorter, has a polar factor of its own. That costs less, with the width of an attention head
             about a fifth, and loses some of the gain. Defaults to None.
         ns_dtype: "float16": the products of the Newton-Schulz steps are of half
             precision, which adds less than 1 % to their error. That is faster on GPUs. None is
@@ -120,9 +123,10 @@ class ExtremeTensoring(GroupedOptimizer):
             variable itself, which must be float32: no memory beside it but one
             scalar. The variable keeps 16 of 24 bits, more than `mixed_bfloat16` and
             `mixed_float16` compute with, and is rounded at random; see `packing.py`.
-            Whoever writes other values into it starts the momentum at random bits:
-            build a new optimizer then. Or a dtype, such as "bfloat16" for half the
-            memory. None is the variable's own. Defaults to None.
+            Where somebody writes other values into a variable its momentum starts
+            anew. Or a dtype, such as "bfloat16" for half the
+            memory. None is the variable's own, float32 for one of float16. Defaults
+            to None.
         skip_nonfinite: whether a gradient with inf or nan, or one whose squares, with
             those before it in sums, add up to more than float32 holds, leaves its
             variable and statistics as they are. Such skips are counted in
@@ -195,16 +199,16 @@ class ExtremeTensoring(GroupedOptimizer):
             raise ValueError(
                 f"`momentum` must be None or in [0, 1). Received: momentum={momentum!r}"
             )
+        if momentum_dtype not in (None, PACKED, "bfloat16", "float32", "float64"):
+            raise ValueError(
+                '`momentum_dtype` must be None, "packed", "bfloat16", "float32" or '
+                '"float64": the range of float16 ends at 65,504. '
+                f"Received: momentum_dtype={momentum_dtype!r}"
+            )
         if beta_2 is not None and not 0 < beta_2 < 1:
             raise ValueError(
                 f"`beta_2` must be None or in (0, 1). Received: beta_2={beta_2!r}"
             )
-        self._preconditioner = Preconditioner(
-            preconditioner, epsilon, epsilon_placement, statistic, clip_threshold
-        )
-        self._orthogonalizer = Orthogonalizer(
-            ns_steps, damping, rms_rate, block_size, ns_dtype
-        )
         self.level = check_level(level)
         self.beta_1 = beta_1
         self.beta_2 = beta_2
@@ -224,6 +228,7 @@ class ExtremeTensoring(GroupedOptimizer):
         self.momentum_dtype = momentum_dtype
         self.skip_nonfinite = skip_nonfinite
         self.jit_compile = jit_compile
+        self.settings()  # refuses numbers that are out of their range
 
     @classmethod
     def algorithm_1(cls, learning_rate, level=2, **kwargs) -> Self:
@@ -280,24 +285,39 @@ class ExtremeTensoring(GroupedOptimizer):
             budget_bytes: bytes of statistics and of the scales of packed momentum,
                 at most. Momentum in arrays of its own is not counted.
             gradients: None, or one sample gradient (or a list of them) per
-                variable: then the budget goes where it fits the second moment
-                best.
+                variable, sparse or not: then the budget goes where it fits the second
+                moment best.
             **kwargs: of the constructor, but for `level` and `tensor_dims`.
 
         Raises:
             ValueError: the budget is less than one scalar for each variable with
-                statistics, and one for each with packed momentum.
+                statistics, and one for each with packed momentum; or there is no
+                variable.
         """
+        variables = list(variables)
+        if not variables:
+            raise ValueError(
+                "`for_budget` was given no variable. Build the model first: call it on "
+                "a batch, or begin it with an `Input`"
+            )
         named = [(path_of(v), tuple(v.shape)) for v in variables]
         unplanned = cls(**kwargs)
+        if gradients is not None:
+            gradients = [
+                [dense_array(g) for g in (gs if isinstance(gs, list | tuple) else [gs])]
+                for gs in gradients
+            ]
         rules = plan(
             named,
             budget_bytes,
             gradients,
             unplanned.orthogonalize,
             unplanned.settings().momentum_scales(unplanned.tensor_indices(named)),
+            max(itemsize(statistics_dtype(v)) for v in variables),
         )
-        return cls(tensor_dims=rules, **kwargs)
+        # One scalar for each variable that the rules do not know, as when a model is
+        # made anew under other names: then a plan does not take more than it may.
+        return cls(level="inf", tensor_dims=rules, **kwargs)
 
     def tensor_indices(self, variables) -> list[TensorIndex | MatrixView]:
         """Returns tensor indices for a list of (path, shape): see `tensor_rules.py`."""
@@ -306,8 +326,20 @@ class ExtremeTensoring(GroupedOptimizer):
     def settings(self) -> Settings:
         """Returns the numbers of a step as they are now."""
         return Settings(
-            self._preconditioner,
-            self._orthogonalizer,
+            Preconditioner(
+                self.preconditioner,
+                self.epsilon,
+                self.epsilon_placement,
+                self.statistic,
+                self.clip_threshold,
+            ),
+            Orthogonalizer(
+                self.ns_steps,
+                self.damping,
+                self.rms_rate,
+                self.block_size,
+                self.ns_dtype,
+            ),
             self.beta_1,
             self.beta_1 if self.momentum is None else self.momentum,
             self.momentum_dtype == PACKED,

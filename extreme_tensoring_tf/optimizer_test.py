@@ -174,6 +174,7 @@ def test_config_round_trip():
         ({"preconditioner": "full"}, "`preconditioner` must be one of"),
         ({"clip_threshold": 0.0}, "`clip_threshold` must be None or positive"),
         ({"epsilon": -1.0}, "`epsilon` must be at least 0"),
+        ({"momentum_dtype": "float16"}, "range of float16 ends at 65,504"),
         ({"epsilon_placement": "row"}, "`epsilon_placement` must be one of"),
         ({"statistic": "median"}, "`statistic` must be one of"),
         ({"orthogonalize": 3}, "`orthogonalize` must be None, True, or a list"),
@@ -188,6 +189,34 @@ def test_config_round_trip():
 def test_wrong_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
         ExtremeTensoring(**kwargs)
+
+
+def test_assigned_numbers_are_those_of_the_next_step_and_of_the_file():
+    """As `epsilon` of Keras' optimizers is."""
+    optimizer = ExtremeTensoring(0.1)
+    optimizer.epsilon, optimizer.damping, optimizer.clip_threshold = 1.0, 0.5, None
+    again = ExtremeTensoring.from_config(optimizer.get_config())
+    for settings in (optimizer.settings(), again.settings()):
+        assert settings.preconditioner.epsilon == 1.0
+        assert settings.preconditioner.clip_threshold is None
+        assert settings.orthogonalizer.damping == 0.5
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_momentum_holds_every_gradient_that_there_is(dtype):
+    variable = keras.Variable(np.ones((3, 4)), dtype=dtype, name="bias")
+    optimizer = ExtremeTensoring(0.1, beta_1=0.9, jit_compile=False)
+    for _ in range(3):
+        optimizer.apply([ops.full((3, 4), 6e4, dtype=dtype)], [variable])
+    assert (np.abs(ops.convert_to_numpy(variable) - 0.7) < 0.05).all()
+
+
+def test_a_variable_that_is_given_twice_is_refused():
+    variable = keras.Variable(np.ones(3, "float32"), name="shared")
+    optimizer = ExtremeTensoring(0.1)
+    optimizer.build([variable])
+    with pytest.raises(ValueError, match="'shared' was given twice.*sum of its grad"):
+        optimizer.apply([ops.ones(3)] * 2, [variable] * 2)
 
 
 def test_state_size_needs_variables():

@@ -70,7 +70,9 @@ def test_a_step_that_is_always_the_same_adds_up():
     for step in range(100):
         values, momentum = packed(values - decay * values, 0 * start, 0.0, step)
     assert not momentum.any()
-    assert np.sum(values * start) / np.sum(start**2) - 1 == pytest.approx(-1e-4, rel=0.1)
+    assert np.sum(values * start) / np.sum(start**2) - 1 == pytest.approx(
+        -1e-4, rel=0.1
+    )
 
 
 def test_zeros_keep_their_momentum():
@@ -82,7 +84,7 @@ def test_zeros_keep_their_momentum():
     np.testing.assert_allclose(momentum, [1, -1, 0.5, 0], rtol=0.04)
 
 
-@pytest.mark.parametrize("value", [0.0, 1.5, -2.0**-130])
+@pytest.mark.parametrize("value", [0.0, 1.5, -(2.0**-130)])
 def test_a_byte_of_zeros_is_no_momentum(value):
     """As of weights that a mask has set to 0, or that come from bfloat16."""
     _, momentum = packing.unpack(ops.full((3,), value), 1.0)
@@ -254,9 +256,7 @@ def test_a_layer_that_writes_its_kernel_trains_by_gradients_alone():
         model = keras.Sequential(
             [keras.Input((24,)), keras.layers.SpectralNormalization(inner)]
         )
-        optimizer = ExtremeTensoring(
-            0.003, orthogonalize=True, beta_1=0.9, **arguments
-        )
+        optimizer = ExtremeTensoring(0.003, orthogonalize=True, beta_1=0.9, **arguments)
         model.compile(optimizer, "mse", jit_compile=False)
         rng = np.random.default_rng(0)
         x, y = rng.normal(size=(64, 24)), rng.normal(size=(64, 32))

@@ -44,18 +44,24 @@ class Refinement:
 
 
 def plan(
-    variables, budget_bytes, gradients=None, orthogonalize=None, momentum_scales=0
+    variables,
+    budget_bytes,
+    gradients=None,
+    orthogonalize=None,
+    momentum_scales=0,
+    scalar_bytes=BYTES,
 ) -> dict | list:
     """Returns rules for `ExtremeTensoring(tensor_dims=...)` that fit a budget.
 
     Args:
         variables: list of (path, shape).
-        budget_bytes: bytes of state, float32, at most.
+        budget_bytes: bytes of state, at most.
         gradients: None, or per variable an array of its shape, or a list of
             such arrays from several batches.
         orthogonalize: as `matrix_view.orthogonalized` takes it. A variable that it
             names keeps no statistics, whatever the budget.
         momentum_scales: how many scalars packed momentum keeps, of the same budget.
+        scalar_bytes: of a scalar of state: 8 where a variable is float64.
 
     Returns:
         A dict of path to nested dims, one entry per axis. Where paths are equal, a
@@ -67,13 +73,13 @@ def plan(
     """
     matrices = orthogonalized(variables, orthogonalize)
     keeping = len(variables) - sum(matrices)
-    scalars = budget_bytes // BYTES - keeping - momentum_scales
+    scalars = budget_bytes // scalar_bytes - keeping - momentum_scales
     if scalars < 0:
         scales = f" and {momentum_scales} scales of momentum" * bool(momentum_scales)
         raise ValueError(
             f"a budget of {budget_bytes} bytes is less than one scalar for each "
             f"of the {keeping} variables that keep statistics{scales}: give at least "
-            f"{BYTES * (keeping + momentum_scales)} bytes"
+            f"{scalar_bytes * (keeping + momentum_scales)} bytes"
         )
     if gradients is not None and len(gradients) != len(variables):
         raise ValueError(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from extreme_tensoring_tf import ExtremeTensoring
+from extreme_tensoring_tf import memory_report
 from extreme_tensoring_tf import tensor_index
 from extreme_tensoring_tf.planner import plan
 from extreme_tensoring_tf.tensor_rules import resolve
@@ -250,9 +251,55 @@ def test_a_budget_holds_the_scales_of_packed_momentum():
         optimizer = ExtremeTensoring.for_budget(variables, 400, **form)
         optimizer.build(variables)
         assert 60 < optimizer.state_size <= 100
-    message = "a budget of 15 bytes .* 3 variables that .* 3 scales .* at least 24 bytes"
+    message = (
+        "a budget of 15 bytes .* 3 variables that .* 3 scales .* at least 24 bytes"
+    )
     with pytest.raises(ValueError, match=message):
         ExtremeTensoring.for_budget(variables, 15, **form)
+
+
+def test_a_budget_is_in_bytes_whatever_a_scalar_takes():
+    variables = [keras.Variable(np.ones((64, 48)), dtype="float64", name="kernel")]
+    optimizer = ExtremeTensoring.for_budget(variables, 400)
+    (total,) = memory_report(variables, [optimizer]).totals.values()
+    assert 200 < total["bytes"] <= 400
+
+
+def test_a_plan_keeps_its_budget_under_other_names():
+    """A model that is made anew, as in each fold of a loop, has other paths."""
+    variables = [
+        [
+            keras.Variable(np.ones((64, 48), "float32"), name=f"{m}_{i}")
+            for i in range(3)
+        ]
+        for m in ("first", "second")
+    ]
+    planned = ExtremeTensoring.for_budget(variables[0], 300)
+    again = ExtremeTensoring.from_config(planned.get_config())
+    with pytest.warns(UserWarning, match="matches no trainable variable"):
+        again.build(variables[1])
+    assert again.state_size == 3
+
+
+def test_a_model_without_variables_has_no_budget():
+    model = keras.Sequential([keras.layers.Dense(512)])
+    with pytest.raises(ValueError, match="no variable. Build the model first"):
+        ExtremeTensoring.for_budget(model.trainable_variables, 64)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="no sparse ones")
+def test_gradients_may_be_sparse():
+    import tensorflow as tf
+
+    table = keras.Variable(np.ones((8, 6), "float32"), name="embeddings")
+    dense = np.zeros((8, 6), "float32")
+    dense[[2, 5]] = np.random.default_rng(0).normal(size=(2, 6))
+    sparse = tf.IndexedSlices(tf.constant(dense[[2, 5]]), tf.constant([2, 5]), (8, 6))
+    rules = [
+        ExtremeTensoring.for_budget([table], 40, gradients=[g]).tensor_dims
+        for g in (dense, sparse, [tf.constant(dense), sparse])
+    ]
+    assert rules[0] == rules[1] == rules[2]
 
 
 def test_for_budget_trains_and_saves():

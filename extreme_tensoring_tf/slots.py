@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from extreme_tensoring_tf.matrix_view import MatrixView
+from extreme_tensoring_tf.memory import own_momentum_dtype
 from extreme_tensoring_tf.preconditioner import squared_norms
 from extreme_tensoring_tf.tensor_index import TensorIndex
 from extreme_tensoring_tf.variables import assign
@@ -28,7 +29,7 @@ class Slots:
         variables: the model's trainable variables.
         indices: one `TensorIndex` or `MatrixView` per variable.
         settings: an `update.Settings`.
-        momentum_dtype: dtype of the momentum; None is the variable's own.
+        momentum_dtype: dtype of the momentum; None: see `memory.own_momentum_dtype`.
 
     Attributes:
         statistics: per variable a list of vectors, of lengths `index.dims`.
@@ -73,7 +74,7 @@ class Slots:
             if settings.momentum_of(index) and not settings.packs_momentum:
                 self.momentums[position] = add_variable(
                     shape=variable.shape,
-                    dtype=momentum_dtype or variable.dtype,
+                    dtype=momentum_dtype or own_momentum_dtype(dtype_of(variable)),
                     layout=layout_of(variable),
                     name=f"{prefix}_momentum",
                 )
@@ -88,7 +89,10 @@ class Slots:
                     layout=replicated_layout(1),
                     name=name,
                 )
-                for name, dtype in (("momentum_scales", "float32"), ("bit_sums", "int32"))
+                for name, dtype in (
+                    ("momentum_scales", "float32"),
+                    ("bit_sums", "int32"),
+                )
             )
         if settings.skip_nonfinite or averaged or settings.beta_2:
             self.counters = add_variable(

@@ -23,7 +23,9 @@ class TraceRatio(keras.callbacks.Callback):
     The regret of extreme tensoring is at most this ratio times AdaGrad's bound;
     it is at least 1. While the callback is active, AdaGrad's sums are kept beside
     the statistics: one more array of its size for each variable watched. They
-    start at the first step of this `fit`, so begin with a fresh optimizer.
+    start at the first step of this `fit`, so begin with a fresh optimizer. A model
+    that is saved meanwhile has them in its file, and loads without its optimizer's
+    state.
 
     Logs `trace_ratio` for all variables watched together, and
     `trace_ratio/PATH` for each.
@@ -34,8 +36,8 @@ class TraceRatio(keras.callbacks.Callback):
 
     Raises:
         ValueError: the model was not compiled with an `ExtremeTensoring` that
-            sums squares (Algorithm 1: `beta_2=None`, "geometric_mean", "sum"), or
-            the optimizer took steps before, or nothing matches.
+            sums squares (Algorithm 1: `beta_2=None`, "geometric_mean", "sum", with
+            epsilon added per axis), or the optimizer took steps before, or nothing matches.
 
     Source: arXiv 1902.04620, Section 4 (regret bound and its trace ratio).
     """
@@ -51,6 +53,7 @@ class TraceRatio(keras.callbacks.Callback):
             "beta_2": None,
             "preconditioner": "geometric_mean",
             "statistic": "sum",
+            "epsilon_placement": "axis",
         }
         config = optimizer.get_config()
         wrong = {k: config.get(k) for k in expected if config.get(k, 0) != expected[k]}

@@ -62,6 +62,6 @@ def test_of_several_batches_an_update_has_one_rate(name):
         for step in range(6 * batches):
             optimizer.apply([keras.ops.ones(3) * (step // batches + 1.0)], [variable])
         weights.append(keras.ops.convert_to_numpy(variable))
-        assert optimizer.ema_momentum ** batches == pytest.approx(0.5)
+        assert optimizer.ema_momentum**batches == pytest.approx(0.5)
     for other in weights[1:]:
         np.testing.assert_allclose(other, weights[0], rtol=1e-5)

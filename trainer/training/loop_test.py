@@ -236,7 +236,9 @@ def test_the_best_model_is_kept_and_ends_the_run(data_dir, tmp_path):
     # Whatever it is evaluated by from now on, three evaluations were made.
     often = dataclasses.replace(wild, local_eval_frequency=1)
     assert loop.finished(often) == loop.finished(wild)
-    assert loop.finished(dataclasses.replace(often, early_stopping_evaluations=4)) is None
+    assert (
+        loop.finished(dataclasses.replace(often, early_stopping_evaluations=4)) is None
+    )
     assert loop.finished(dataclasses.replace(wild, eval_steps=1)) is None
     patient = dataclasses.replace(wild, early_stopping_evaluations=0)
     assert loop.finished(patient) is None
@@ -324,7 +326,9 @@ def test_a_model_with_unnamed_layers_starts_warm(data_dir, tmp_path):
     )
     source = loop.train(first)
     warm = dataclasses.replace(
-        first, output_dir=None, warm_start_from=str(checkpoints.latest(first.output_dir))
+        first,
+        output_dir=None,
+        warm_start_from=str(checkpoints.latest(first.output_dir)),
     )
     model = building.build(warm, dataset.load_description(data_dir, PROBLEM))
     paths = [[v.path for v in m.weights] for m in (source.model, model)]
