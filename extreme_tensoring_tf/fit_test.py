@@ -171,7 +171,9 @@ def test_two_replicas_with_a_sparse_gradient(name):
 def test_a_sparse_gradient_without_rows_is_a_gradient_of_zero(name, compiled):
     import tensorflow as tf
 
-    tables = [keras.Variable(np.ones((50, 8), "float32")) for _ in range(2)]
+    tables = [
+        keras.Variable(np.ones((50, 8), "float32"), name="embeddings") for _ in range(2)
+    ]
     optimizers = [OPTIMIZERS[name](0.1) for _ in tables]
 
     def gradient_of(table, ids):

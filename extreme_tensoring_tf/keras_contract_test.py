@@ -44,9 +44,10 @@ def make_exact(request):
     return OPTIMIZERS[request.param]
 
 
-def variable(shape=(4, 6), seed=0, **kwargs):
+def variable(shape=(4, 6), seed=0, name="kernel", **kwargs):
+    """A variable by whose name the recommended form knows a matrix."""
     value = np.random.default_rng(seed).normal(size=shape)
-    return keras.Variable(value, dtype="float32", **kwargs)
+    return keras.Variable(value, dtype="float32", name=name, **kwargs)
 
 
 def gradient(seed, shape=(4, 6)):
@@ -175,7 +176,7 @@ def test_config_get_and_pickle(make):
 def test_saved_variables_continue(make):
     kernel, optimizer = variable(), make(0.1)
     optimizer.apply([gradient(0)], [kernel])
-    other, restored = keras.Variable(value(kernel)), make(0.1)
+    other, restored = keras.Variable(value(kernel), name="kernel"), make(0.1)
     restored.build([other])
     for target, source in zip(restored.variables, optimizer.variables):
         target.assign(source)
@@ -218,7 +219,7 @@ def test_tf_checkpoint_continues_bit_for_bit(make, tmp_path):
 def test_mixed_with_tf_variables(make):
     import tensorflow as tf
 
-    kernel, bare = variable(), tf.Variable(np.ones((5, 3), "float32"))
+    kernel, bare = variable(), tf.Variable(np.ones((5, 3), "float32"), name="kernel")
     optimizer = make(0.1)
     for step in range(2):
         optimizer.apply([gradient(step), gradient(step, (5, 3))], [kernel, bare])

@@ -90,9 +90,9 @@ def orthogonalized(variables, orthogonalize) -> list[bool]:
         others = [n for n, m in zip(names, is_matrix) if m and "embedding" not in n]
         if others and not any(chosen):
             warnings.warn(
-                "`orthogonalize=True` found no matrix whose name contains 'kernel', but "
-                f"{len(others)} others, {others[0]!r} for one: none is orthogonalized. "
-                "Give regular expressions over their paths in its place",
+                "`orthogonalize=True` found no matrix whose name contains 'kernel', "
+                f"but {len(others)} others, {others[0]!r} for one: none is "
+                "orthogonalized. Give regular expressions over their paths instead",
                 stacklevel=2,
             )
         return chosen

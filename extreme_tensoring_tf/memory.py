@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import warnings
 
 from extreme_tensoring_tf.matrix_view import MatrixView
 from extreme_tensoring_tf.tensor_rules import resolve
@@ -208,7 +209,11 @@ def _plan(optimizer, named):
         level = match.group(1)
         level = level if level == "inf" else int(level)
         variables = [(name, shape) for name, shape, _ in named]
-        indices = resolve(variables, level, orthogonalize=match.group(2) is not None)
+        with warnings.catch_warnings():
+            # Names of kernels are not to be expected of shapes alone.
+            warnings.simplefilter("ignore", UserWarning)
+            orthogonalize = match.group(2) is not None
+            indices = resolve(variables, level, orthogonalize=orthogonalize)
         return optimizer, [
             _tensored(index, shape, dtype)
             for index, (_, shape, dtype) in zip(indices, named)

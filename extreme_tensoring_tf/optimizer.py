@@ -110,12 +110,13 @@ class ExtremeTensoring(GroupedOptimizer):
             is that of the other variables. Defaults to 1.0.
         block_size: None; or the rows or columns of a block: a matrix is split along
             its longer side, a square one into columns, and each block, of which the
-            last may be shorter, has a polar factor of its own. That costs less, with the width of an attention head
-            about a fifth, and loses some of the gain. Defaults to None.
+            last may be shorter, has a polar factor of its own. That costs less, with
+            the width of an attention head about a fifth, and loses some of the gain.
+            Defaults to None.
         ns_dtype: "float16": the products of the Newton-Schulz steps are of half
-            precision, which adds less than 1 % to their error. That is faster on GPUs. None is
-            float32, in the precision that the backend has for its products. Defaults
-            to None.
+            precision, which adds less than 1 % to their error. That is faster on GPUs.
+            None is float32, in the precision that the backend has for its products.
+            Defaults to None.
         momentum: `beta_1` of the matrices that are orthogonalized; None is that of
             the others. 0.8, where these have 0.9, is better in short runs and as good
             in long ones. Defaults to None.

@@ -278,7 +278,7 @@ class Preconditioner:
         return sums, ops.where(total > 0, total + self.epsilon, 1)
 
 
-# Of a factor: its square is within float32, where 0 times infinity would be nan. A slice
-# whose mean square is less than 1e-36 of its variable's is as good as 0.
+# Of a factor: its square is within float32, where 0 times infinity would be nan. What
+# has less than 1e-36 of its variable's mean square is as good as 0.
 _LARGEST_LOG = 41.0
 _LOGS = {"geometric_mean": geometric_mean_logs, "rank_one": rank_one_logs}

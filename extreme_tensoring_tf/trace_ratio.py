@@ -37,7 +37,8 @@ class TraceRatio(keras.callbacks.Callback):
     Raises:
         ValueError: the model was not compiled with an `ExtremeTensoring` that
             sums squares (Algorithm 1: `beta_2=None`, "geometric_mean", "sum", with
-            epsilon added per axis), or the optimizer took steps before, or nothing matches.
+            epsilon added per axis), or the optimizer took steps before, or nothing
+            matches.
 
     Source: arXiv 1902.04620, Section 4 (regret bound and its trace ratio).
     """

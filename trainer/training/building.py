@@ -82,7 +82,7 @@ def check_schedule(run: Run) -> None:
         UsageError: its name is unknown.
     """
     hparams = run.hparams
-    rate = registry.schedules.get(hparams.learning_rate_schedule)(hparams, 1.0)
+    rate: Any = registry.schedules.get(hparams.learning_rate_schedule)(hparams, 1.0)
     updates = run.train_steps // hparams.gradient_accumulation_steps
     if callable(rate) and updates and not float(rate(updates - 1)):
         raise HParamsError(
