@@ -35,7 +35,7 @@ COMMANDS = {
     "--optimizers=et2",
     "sparse_step": "-m benchmarks.sparse_step",
     "fit_step": "-m benchmarks.fit_step --hparams_set=transformer_base "
-    "--batch_size=512 --rounds=3 --steps=4 --optimizers=sgd,adam,et2",
+    "--batch_size=512 --rounds=5 --steps=4 --optimizers=sgd,adam,et2,et2_rank1",
     "first_fit": "-m benchmarks.first_fit",
     "fit_memory": "-m benchmarks.fit_memory",
     "folds": "-m benchmarks.folds",

@@ -82,9 +82,9 @@ def check_schedule(run: Run) -> None:
         UsageError: its name is unknown.
     """
     hparams = run.hparams
-    rate: Any = registry.schedules.get(hparams.learning_rate_schedule)(hparams, 1.0)
+    rate = registry.schedules.get(hparams.learning_rate_schedule)(hparams, 1.0)
     updates = run.train_steps // hparams.gradient_accumulation_steps
-    if callable(rate) and updates and not float(rate(updates - 1)):
+    if callable(rate) and updates and not np.any(rate(updates - 1)):
         raise HParamsError(
             f"with learning_rate_schedule={hparams.learning_rate_schedule} the rate "
             f"has fallen to 0 before update {updates:,}, the last of "

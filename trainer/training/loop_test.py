@@ -308,19 +308,31 @@ def test_a_checkpoint_is_checked_where_an_update_takes_several_batches(data_dir)
     assert report.endswith("all is well")
 
 
-def test_a_model_with_unnamed_layers_starts_warm(data_dir, tmp_path):
-    """Keras numbers them by how many there were before in the process."""
+@keras.saving.register_keras_serializable("loop_test")
+class Plain(language_model.LanguageModel):
+    """A user's model, whose layers have no names of their own."""
 
-    @registry.models.register
-    def plain_dense(hparams, vocab_size, max_length):
+    def __init__(self, vocab_size, size, **kwargs):
         row = keras.Input((None,), dtype="int32")
         before, _, _ = PackedRow()(row)
-        embedding = keras.layers.ReversibleEmbedding(vocab_size, hparams.hidden_size)
+        embedding = keras.layers.ReversibleEmbedding(vocab_size, size)
         hidden = embedding(before)
         for _ in range(2):
-            hidden = keras.layers.Dense(hparams.hidden_size, "tanh")(hidden)
-        return language_model.LanguageModel(row, hidden, embedding)
+            hidden = keras.layers.Dense(size, "tanh")(hidden)
+        super().__init__(row, hidden, embedding, **kwargs)
+        self.sizes = {"vocab_size": vocab_size, "size": size}
 
+    def get_config(self):
+        return self.sizes | {"name": self.name}
+
+
+@registry.models.register
+def plain_dense(hparams, vocab_size, max_length):
+    return Plain(vocab_size, hparams.hidden_size)
+
+
+def test_a_model_with_unnamed_layers_starts_warm(data_dir, tmp_path):
+    """Keras numbers them by how many there were before in the process."""
     first = dataclasses.replace(
         run(data_dir, tmp_path / "first", 2, optimizer="sgd"), model="plain_dense"
     )
