@@ -82,9 +82,10 @@ def check_schedule(run: Run) -> None:
         UsageError: its name is unknown.
     """
     hparams = run.hparams
-    rate = registry.schedules.get(hparams.learning_rate_schedule)(hparams, 1.0)
+    schedule = registry.schedules.get(hparams.learning_rate_schedule)
+    rate: Any = schedule(hparams, 1.0)
     updates = run.train_steps // hparams.gradient_accumulation_steps
-    if callable(rate) and updates and not np.any(rate(updates - 1)):
+    if updates and callable(rate) and not np.any(np.asarray(rate(updates - 1))):
         raise HParamsError(
             f"with learning_rate_schedule={hparams.learning_rate_schedule} the rate "
             f"has fallen to 0 before update {updates:,}, the last of "
