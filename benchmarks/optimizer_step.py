@@ -35,9 +35,11 @@ from trainer import progress
 from trainer.bin import cli
 
 # Memory moves per parameter: reads and writes of full-size arrays. Ours reads the
-# gradient twice and reads and writes the variable.
+# gradient twice, once more to clip, and reads and writes the variable.
 MOVES = {"sgd": 3, "momentum": 5, "adagrad": 5, "rmsprop": 5, "adam": 7, "lion": 5}
-OURS = 4
+MOVES |= dict.fromkeys(("et1", "et2", "et3", "etinf", "et2_bare", "et2_guarded"), 4)
+MOVES |= {"et2_in_program": 4, "et2_rank1_unclipped": 4}
+MOVES |= {"et2_rank1": 5, "et2_rank1_in_program": 5}
 
 _PRESET = flags.DEFINE_enum(
     "preset", "transformer_23m", list(PRESETS), "Shapes of the variables."
@@ -122,9 +124,8 @@ def measure(shapes, names, backend, rounds, updates=1, before_timing=None):
             row["temporary_bytes"] = peak_temporary_bytes(
                 functools.partial(steps[name].run, 1)
             )
-        moves = MOVES.get(name, OURS if name.startswith("et") else None)
-        if moves:
-            traffic = 4 * moves * parameters / statistics.median(times[name])
+        if name in MOVES:
+            traffic = 4 * MOVES[name] * parameters / statistics.median(times[name])
             row["share_of_copy_bandwidth"] = traffic / bandwidth
     return {
         "parameters": parameters,

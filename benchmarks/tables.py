@@ -15,7 +15,7 @@ def updates(figures):
     for name, r in rows.items():
         temporary, time_taken = r["temporary_bytes"], r["milliseconds"]
         cells = [
-            f"{time_taken:.3g}",
+            f"{time_taken:,.0f}" if time_taken >= 1000 else f"{time_taken:.3g}",
             _cell(sgd and time_taken / sgd, ".2f"),
             _cell(adam and time_taken / adam, ".2f"),
             f"{r['state_bytes']:,}",

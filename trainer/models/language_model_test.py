@@ -16,6 +16,7 @@ from trainer.errors import UsageError
 from trainer.hparams import HParams
 from trainer.models import language_model
 from trainer.models import losses
+from trainer.models.testing.whole_logits import SmoothedCrossEntropy
 
 ROWS, LENGTH, VOCAB = 4, 16, 50
 TOKENS = ROWS * LENGTH
@@ -50,7 +51,7 @@ def test_training_model_trains_the_model(monkeypatch):
     """Chunk by chunk it takes the steps that whole logits would."""
     x = rows()
     weights = (x != 0).astype("float32")
-    loss = losses.SmoothedCrossEntropy(0.1)
+    loss = SmoothedCrossEntropy(0.1)
     whole = steps(transformer(), x, x, weights, loss=loss)
     monkeypatch.setattr(losses, "CHUNK_LOGITS", LENGTH * VOCAB)  # a row at a time
     model = transformer()

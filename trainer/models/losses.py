@@ -11,57 +11,10 @@ each: all of them would fetch all tokens, and compute the whole loss.
 
 import math
 
-import keras
 from keras import ops
 
 # Logits of a chunk: 32 MB in float32.
 CHUNK_LOGITS = 2**23
-
-
-@keras.saving.register_keras_serializable("extreme_tensoring_trainer")
-class SmoothedCrossEntropy(keras.losses.Loss):
-    """Mean cross-entropy over tokens, the labels smoothed, from whole logits.
-
-    loss = logsumexp(z) - sum_v q_v z_v,
-    q_v = 1 - s for the label, s / (V - 1) for the others
-
-    where
-        z: logits, shape (B, T, V); s: label smoothing; V: the vocabulary.
-
-    The mean is weighted: padding has weight 0 and does not count.
-    """
-
-    def __init__(self, label_smoothing=0.0, name="loss", **kwargs):
-        kwargs.setdefault("reduction", "mean_with_sample_weight")
-        super().__init__(name=name, **kwargs)
-        self.label_smoothing = label_smoothing
-
-    def call(self, labels, logits):
-        labels = ops.cast(labels, "int32")  # Keras hands them over as floats
-        logits = ops.cast(logits, "float32")
-        logsumexp = ops.logsumexp(logits, axis=-1)
-        label = ops.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-        return _smoothed(
-            logsumexp,
-            label,
-            ops.sum(logits, axis=-1),
-            *_targets(self.label_smoothing, logits.shape[-1]),
-        )
-
-    def get_config(self):
-        return {**super().get_config(), "label_smoothing": self.label_smoothing}
-
-
-def _targets(smoothing, vocab_size):
-    """Returns the label's probability above the others', and that of each other."""
-    other = smoothing / (vocab_size - 1)
-    return 1 - smoothing - other, other
-
-
-def _smoothed(logsumexp, label, total, above, other):
-    """Returns the loss from z's logsumexp, label entry and sum over the vocabulary."""
-    nats = logsumexp - above * label
-    return nats - other * total if other else nats
 
 
 def largest_chunk(vocab_size):
@@ -86,9 +39,14 @@ def chunks(tokens, vocab_size):
 def chunked_cross_entropy(
     hidden, embeddings, labels, weights, smoothing, chunk=None, dtype="float32"
 ):
-    """Returns the loss of `SmoothedCrossEntropy`, computed chunk by chunk.
+    """Returns the cross-entropy with smoothed labels, computed chunk by chunk.
 
-    loss = sum_i weights_i * loss_i
+    loss   = sum_i weights_i * loss_i
+    loss_i = logsumexp(z_i) - sum_v q_iv z_iv,
+    q_iv   = 1 - s for the label of token i, s / (V - 1) for the others
+
+    where
+        z: the logits; s: the label smoothing; V: the vocabulary.
 
     The gradient is computed in the same pass, while the logits of a chunk are there:
     with p = softmax(z), dloss/dz_i = weights_i * (p_i - q_i). Nothing is computed
@@ -110,7 +68,8 @@ def chunked_cross_entropy(
         A scalar.
     """
     vocab_size = embeddings.shape[0]
-    above, other = _targets(smoothing, vocab_size)
+    other = smoothing / (vocab_size - 1)
+    above = 1 - smoothing - other  # of the label, above the others
 
     def product(a, b):
         return ops.cast(ops.matmul(a, b), "float32")
@@ -125,8 +84,9 @@ def chunked_cross_entropy(
         is_label = ops.equal(y[:, None], ops.arange(vocab_size, dtype=y.dtype))
         label = ops.sum(ops.where(is_label, z, 0.0), axis=-1)
         logsumexp = (greatest + ops.log(sum_exp))[:, 0]
-        total = ops.sum(z, axis=-1) if other else None
-        losses = _smoothed(logsumexp, label, total, above, other)
+        losses = logsumexp - above * label
+        if other:
+            losses = losses - other * ops.sum(z, axis=-1)
         w_column = w[:, None]
         dz = exp * (w_column / sum_exp) - ops.where(is_label, above * w_column, 0.0)
         if other:

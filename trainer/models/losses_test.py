@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 from trainer.models import losses
+from trainer.models.testing.whole_logits import SmoothedCrossEntropy
 
 TOKENS, SIZE, VOCAB = 24, 8, 50
 
@@ -99,7 +100,7 @@ def test_short_products_change_little(arrays):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_plain_loss_is_the_same(arrays, smoothing):
     hidden, embeddings, labels, weights = arrays
-    loss = losses.SmoothedCrossEntropy(smoothing)
+    loss = SmoothedCrossEntropy(smoothing)
     whole = loss(labels[None], (hidden @ embeddings.T)[None], weights[None])
     h, y, w = grouped(1, hidden, labels, weights)
     chunked = losses.chunked_cross_entropy(h, embeddings, y, w, smoothing, 8)

@@ -7,7 +7,7 @@ import pytest
 from trainer import registry
 from trainer.data.tokenizer import EOS_ID
 from trainer.hparams import HParams
-from trainer.models.losses import SmoothedCrossEntropy
+from trainer.models.testing.whole_logits import SmoothedCrossEntropy
 
 LENGTH, VOCAB = 16, 50
 
