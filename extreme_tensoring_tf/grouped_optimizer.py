@@ -19,6 +19,7 @@ from extreme_tensoring_tf.update import Member
 from extreme_tensoring_tf.update import Settings
 from extreme_tensoring_tf.update import alike
 from extreme_tensoring_tf.update import take_step
+from extreme_tensoring_tf.variables import IS_JAX
 from extreme_tensoring_tf.variables import IS_TENSORFLOW
 from extreme_tensoring_tf.variables import assign
 from extreme_tensoring_tf.variables import check_dtype
@@ -36,6 +37,8 @@ KERAS_PRIVATES = {
     "_clip_gradients": "Keras clips in a pass over all gradients; here the step clips",
     "_apply_weight_decay": "Keras decays in a pass over all variables; here the step",
     "_backend_update_step": "it is given all variables of a step",
+    "_backend_apply_gradients": "on JAX it writes averages into variables by itself",
+    "_overwrite_model_variables_with_average_value": "averages hold no momentum",
     "_get_variable_index": "the place of a variable in the order of `build`",
     "_trainable_variables": "the variables in the order of `build`",
     "_use_weight_decay": "says whether a variable is excluded from decay",
@@ -138,6 +141,18 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         if self._reported_norm is not None:
             squares = [ops.cast(ops.sum(t.squared_norms), "float32") for t in taken]
             assign(self._reported_norm, ops.sqrt(sum(squares)))
+
+    def _backend_apply_gradients(self, grads, trainable_variables):
+        """Takes a step. Packed momentum is 0 where JAX then writes averages."""
+        super()._backend_apply_gradients(grads, trainable_variables)
+        frequency = self.ema_overwrite_frequency
+        if IS_JAX and self.use_ema and frequency is not None:
+            self._slots.forget_packed_momentum((self.iterations + 1) % frequency == 0)
+
+    def _overwrite_model_variables_with_average_value(self, trainable_variables):
+        """Gives variables their averages. Momentum that was packed into them is 0."""
+        super()._overwrite_model_variables_with_average_value(trainable_variables)
+        self._slots.forget_packed_momentum()
 
     def _is_distributed(self):
         return IS_TENSORFLOW and xla.is_distributed()

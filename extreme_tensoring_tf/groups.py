@@ -61,8 +61,8 @@ class Group:
         self.packs = settings.packs_momentum and self.beta_1 > 0
         self.stacks = self._stacks(gradients)
         # By the start of a part: what it packs, which is variables, their values and
-        # their momentum; and the scales and sums of bits that come of it.
-        self._to_pack, self._new_scales, self._new_sums = {}, {}, {}
+        # their momentum; and the scales of that.
+        self._to_pack, self._new_scales = {}, {}
 
     def _stacks(self, gradients):
         """Returns the gradients as arrays (k_i, *view), in order.
@@ -128,10 +128,8 @@ class Group:
 
     def _taken(self, norms, finite):
         """Returns the `Taken` of the step."""
-        if not self.packs:
-            return Taken(norms, finite)
-        scales, sums = self._new_scales.values(), self._new_sums.values()
-        return Taken(norms, finite, joined([*scales]), joined([*sums]))
+        scales = list(self._new_scales.values())  # in the order of the parts
+        return Taken(norms, finite, joined(scales) if scales else None)
 
     def _averaged(self, part, stack, is_finite, multiplier):
         """Returns average gradients (k_i, *view), and keeps the full-size slots."""
@@ -152,15 +150,14 @@ class Group:
     def _packed_momentum(self, part, gradients, is_finite):
         """Returns averages (k_i, *view), from those that the variables hold.
 
-        An average that starts, at the first update or where somebody wrote into the
-        variable, begins as if all gradients before had been this one.
+        One that starts, with a scale of 0, begins as if all gradients before had been
+        this one: at the first update, after averages were written into the variable,
+        and where no gradient was there before.
         """
         slots = self.slots
         variables = [tensor(v) for v in self.variables[part]]
         variables = stacked(variables, self.index.view)
-        bit_sums = packing.bit_sums(packing.some_rows(variables))
-        untouched = bit_sums == slots.bit_sums[part]
-        scales = ops.where(untouched, slots.scales[part], 0.0)
+        scales = slots.scales[part]
         values, old = packing.unpack(variables, _of_each(scales))
         started = slots.bias_correction(self.beta_1)[part]
         share = ops.where(scales > 0, 1 - self.beta_1, started)
@@ -204,17 +201,8 @@ class Group:
             steps = steps + values * decay
         scales = _of_each(self._new_scales[part.start])
         count = _of_each(self.slots.updates[part])
-        arrays = values - steps, momentum, old
-
-        def packed(values, momentum, old):
-            new = packing.pack(values, momentum, scales, count)
-            return where(is_finite, new, old)
-
-        # These rows are packed twice: XLA copies what is written if something else
-        # reads it, too.
-        rows = packed(*map(packing.some_rows, arrays))
-        self._new_sums[part.start] = packing.bit_sums(rows)
-        new = packed(*arrays)
+        new = packing.pack(values - steps, momentum, scales, count)
+        new = where(is_finite, new, old)
         for variable, value in zip(self.variables[part], unstacked(new, self.shape)):
             assign(variable, value)
 

@@ -7,6 +7,9 @@ import warnings
 
 from extreme_tensoring_tf.matrix_view import MatrixView
 from extreme_tensoring_tf.tensor_rules import resolve
+from extreme_tensoring_tf.variables import itemsize
+from extreme_tensoring_tf.variables import own_momentum_dtype
+from extreme_tensoring_tf.variables import statistics_dtype
 
 DEFAULT_OPTIMIZERS = (
     "sgd",
@@ -189,12 +192,6 @@ def _named_shapes(source):
     return named
 
 
-def itemsize(dtype: str) -> int:
-    """Returns the bytes of an entry of a dtype, by its name."""
-    bits = re.search(r"\d+$", dtype)
-    return int(bits.group()) // 8 if bits else 1
-
-
 def _plan(optimizer, named):
     """Returns an optimizer's name, and per variable its scalars, bytes and dims."""
     if not isinstance(optimizer, str):
@@ -238,7 +235,7 @@ def _plan(optimizer, named):
 
 def _tensored(index, shape, dtype, settings=None, momentum_dtype=None):
     """Returns the cells of one variable whose statistics follow a tensor index."""
-    width, full, full_width = max(4, itemsize(dtype)), 0, 4
+    width, full, full_width = itemsize(statistics_dtype(dtype)), 0, 4
     if settings and settings.momentum_of(index):
         full = 1
         if not settings.packs_momentum:
@@ -254,14 +251,6 @@ def _tensored(index, shape, dtype, settings=None, momentum_dtype=None):
         "bytes": index.state_size * width + full * full_width,
         "update_bytes": temporary * width,
     }
-
-
-def own_momentum_dtype(dtype: str) -> str:
-    """Returns the dtype of the momentum of a variable, where no other is asked for.
-
-    A gradient of float16 can be larger than any number of its dtype.
-    """
-    return "float32" if dtype == "float16" else dtype
 
 
 def _format_bytes(count):

@@ -8,17 +8,18 @@ from extreme_tensoring_tf.gradients import dense_array
 from extreme_tensoring_tf.grouped_optimizer import GroupedOptimizer
 from extreme_tensoring_tf.matrix_view import MatrixView
 from extreme_tensoring_tf.matrix_view import check_orthogonalize
-from extreme_tensoring_tf.memory import itemsize
 from extreme_tensoring_tf.newton_schulz import Orthogonalizer
 from extreme_tensoring_tf.packing import PACKED
 from extreme_tensoring_tf.planner import plan
 from extreme_tensoring_tf.preconditioner import Preconditioner
-from extreme_tensoring_tf.slots import statistics_dtype
 from extreme_tensoring_tf.tensor_index import TensorIndex
 from extreme_tensoring_tf.tensor_index import check_level
 from extreme_tensoring_tf.tensor_rules import resolve
 from extreme_tensoring_tf.update import Settings
+from extreme_tensoring_tf.variables import dtype_of
+from extreme_tensoring_tf.variables import itemsize
 from extreme_tensoring_tf.variables import path_of
+from extreme_tensoring_tf.variables import statistics_dtype
 
 
 @keras.saving.register_keras_serializable("extreme_tensoring_tf")
@@ -124,8 +125,9 @@ class ExtremeTensoring(GroupedOptimizer):
             variable itself, which must be float32: no memory beside it but one
             scalar. The variable keeps 16 of 24 bits, more than `mixed_bfloat16` and
             `mixed_float16` compute with, and is rounded at random; see `packing.py`.
-            Where somebody writes other values into a variable its momentum starts
-            anew. Or a dtype, such as "bfloat16" for half the
+            Whoever writes other values into it (`set_weights`, restored weights, a
+            layer such as `SpectralNormalization`) starts the momentum at random bits:
+            build a new optimizer then. Or a dtype, such as "bfloat16" for half the
             memory. None is the variable's own, float32 for one of float16. Defaults
             to None.
         skip_nonfinite: whether a gradient with inf or nan, or one whose squares, with
@@ -292,9 +294,12 @@ class ExtremeTensoring(GroupedOptimizer):
 
         Raises:
             ValueError: the budget is less than one scalar for each variable with
-                statistics, and one for each with packed momentum; or there is no
-                variable.
+                statistics, and one for each with packed momentum; there is no variable;
+                or `level` or `tensor_dims` is given.
         """
+        for name in ("level", "tensor_dims"):
+            if name in kwargs:
+                raise ValueError(f"`{name}` is what `for_budget` plans: do not give it")
         variables = list(variables)
         if not variables:
             raise ValueError(
@@ -314,7 +319,7 @@ class ExtremeTensoring(GroupedOptimizer):
             gradients,
             unplanned.orthogonalize,
             unplanned.settings().momentum_scales(unplanned.tensor_indices(named)),
-            max(itemsize(statistics_dtype(v)) for v in variables),
+            max(itemsize(statistics_dtype(dtype_of(v))) for v in variables),
         )
         # One scalar for each variable that the rules do not know, as when a model is
         # made anew under other names: then a plan does not take more than it may.

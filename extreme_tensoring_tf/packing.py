@@ -15,17 +15,13 @@ too small to change a number by itself does so in one step of many. The chance c
 from the bits of the numbers and from the count of steps, so that equal steps give equal
 results, and a step that is the same every time is rounded anew.
 
-Whoever writes other values into a variable, such as averages of weights or those of a
-file, puts other bits in the place of its momentum. The sum of a variable's bits, which
-is kept from step to step, tells: then the momentum starts anew. Of a large variable
-that is the sum of some rows, so that it costs nothing. Where single entries were set to
-0, or to numbers of bfloat16, the lowest byte is 0, and stands for no momentum.
+A lowest byte of 0, which is never written here, stands for no momentum: that of weights
+which were set to 0, or to numbers of bfloat16.
 
 The memory is known as that of Gonzalez Ortiz et al. 2026, "FlashOptim", arXiv
 2602.23349, who keep weights of 24 bits beside momentum of 8.
 """
 
-import keras
 from keras import ops
 
 PACKED = "packed"  # in the place of a dtype of the momentum
@@ -34,7 +30,6 @@ _SIGN = -(2**31)
 _BYTE = 0xFF
 _MIDDLE = 0x80  # what the byte stands for in the value of its variable
 _LEVELS = 127
-_SUMMED = 2**16  # entries of a variable, at least
 
 
 def unpack(packed, scale):
@@ -49,22 +44,6 @@ def unpack(packed, scale):
     level = ops.cast(ops.where(code == 0, 0, code - _MIDDLE), "float32") / _LEVELS
     momentum = level * ops.abs(level) * ops.square(level) * scale
     return _value(bits), momentum
-
-
-def some_rows(stack):
-    """Returns the rows of arrays (k, m, n) whose bits are summed: at equal distances.
-
-    Of arrays that are laid out over devices, which would have to exchange such rows, it
-    is all rows.
-    """
-    _, m, n = stack.shape
-    whole = keras.distribution.distribution() is not None
-    return stack if whole else stack[:, :: max(1, m * n // _SUMMED)]
-
-
-def bit_sums(rows):
-    """Returns the sums (k,) of the bits of `some_rows`, as int32 that wrap."""
-    return ops.sum(ops.view(rows, "int32"), axis=(1, 2))
 
 
 def pack(values, momentum, scale, step):

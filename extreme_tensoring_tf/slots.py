@@ -8,15 +8,16 @@ import numpy as np
 from keras import ops
 
 from extreme_tensoring_tf.matrix_view import MatrixView
-from extreme_tensoring_tf.memory import own_momentum_dtype
 from extreme_tensoring_tf.preconditioner import squared_norms
 from extreme_tensoring_tf.tensor_index import TensorIndex
 from extreme_tensoring_tf.variables import assign
 from extreme_tensoring_tf.variables import dtype_of
 from extreme_tensoring_tf.variables import layout_of
 from extreme_tensoring_tf.variables import materialized
+from extreme_tensoring_tf.variables import own_momentum_dtype
 from extreme_tensoring_tf.variables import raw
 from extreme_tensoring_tf.variables import replicated_layout
+from extreme_tensoring_tf.variables import statistics_dtype
 from extreme_tensoring_tf.variables import tensor
 
 
@@ -29,7 +30,7 @@ class Slots:
         variables: the model's trainable variables.
         indices: one `TensorIndex` or `MatrixView` per variable.
         settings: an `update.Settings`.
-        momentum_dtype: dtype of the momentum; None: see `memory.own_momentum_dtype`.
+        momentum_dtype: dtype of the momentum; None: see `variables.own_momentum_dtype`.
 
     Attributes:
         statistics: per variable a list of vectors, of lengths `index.dims`.
@@ -37,8 +38,6 @@ class Slots:
             have momentum, unless they hold it packed.
         momentum_scales: the scales of packed momentum, one array for all variables:
             each would be a copy of its own in every step. None if none is packed.
-        bit_sums: int32, the sums of the bits of the same variables as they were packed:
-            where a variable has others, somebody wrote into it since. None likewise.
         counters: int32 (variables, 2), updates taken and skipped; None if no
             setting needs them. `iterations` counts steps, but a variable whose
             gradient was skipped or absent took fewer.
@@ -51,10 +50,10 @@ class Slots:
         self._add_variable = add_variable
         self._prefixes = [name.replace("/", "_") for name in names]
         self.indices = indices
-        self._dtypes = [statistics_dtype(v) for v in variables]
+        self._dtypes = [statistics_dtype(dtype_of(v)) for v in variables]
         self.statistics = []
         self.momentums = {}
-        self.momentum_scales = self.bit_sums = None
+        self.momentum_scales = None
         self.counters = None
         self.diagonals = {}
         for position, (prefix, variable, index) in enumerate(
@@ -64,7 +63,7 @@ class Slots:
                 [
                     add_variable(
                         shape=(dim,),
-                        dtype=statistics_dtype(variable),
+                        dtype=self._dtypes[position],
                         layout=replicated_layout(1),
                         name=f"{prefix}_statistic_{label}",
                     )
@@ -82,17 +81,11 @@ class Slots:
         packed = averaged if settings.packs_momentum else []
         self._places = {position: place for place, position in enumerate(packed)}
         if packed:
-            self.momentum_scales, self.bit_sums = (
-                add_variable(
-                    shape=(len(packed),),
-                    dtype=dtype,
-                    layout=replicated_layout(1),
-                    name=name,
-                )
-                for name, dtype in (
-                    ("momentum_scales", "float32"),
-                    ("bit_sums", "int32"),
-                )
+            self.momentum_scales = add_variable(
+                shape=(len(packed),),
+                dtype="float32",
+                layout=replicated_layout(1),
+                name="momentum_scales",
             )
         if settings.skip_nonfinite or averaged or settings.beta_2:
             self.counters = add_variable(
@@ -130,16 +123,26 @@ class Slots:
             [[raw(s) for s in self.statistics[p]] for p in positions],
             [raw(self.momentums.get(p)) for p in positions],
             [raw(self.diagonals.get(p)) for p in positions],
-            self._packed(self.momentum_scales, positions),
-            self._packed(self.bit_sums, positions),
+            self._scales(positions),
             None if updates is None else ops.take(updates, positions),
         )
 
-    def _packed(self, slot, positions):
-        """Returns what a slot of packed momentum has of variables (k,), if they do."""
+    def _scales(self, positions):
+        """Returns the scales of packed momentum (k,), or None if there is none."""
         if positions[0] not in self._places:
             return None
-        return ops.take(tensor(slot), [self._places[p] for p in positions])
+        places = [self._places[p] for p in positions]
+        return ops.take(tensor(self.momentum_scales), places)
+
+    def forget_packed_momentum(self, due=True) -> None:
+        """Starts packed momentum anew: something else is written into the variables.
+
+        Args:
+            due: whether it is, a scalar of the backend or a bool.
+        """
+        if self.momentum_scales is not None:
+            scales = tensor(self.momentum_scales)
+            assign(self.momentum_scales, ops.where(due, 0.0, scales))
 
     def record(self, positions: list[list[int]], taken: list) -> None:
         """Counts a step, and keeps what one array holds for all variables.
@@ -152,15 +155,16 @@ class Slots:
             taken: the `update.Taken` of each group.
         """
         self._count(positions, [t.finite for t in taken])
-        packed = [(p, t) for p, t in zip(positions, taken) if t.bit_sums is not None]
+        packed = [
+            (p, t.momentum_scales)
+            for p, t in zip(positions, taken)
+            if t.momentum_scales is not None
+        ]
         if packed:
             places = [[self._places[p]] for of_group, _ in packed for p in of_group]
-            for slot, new in (
-                (self.momentum_scales, [t.momentum_scales for _, t in packed]),
-                (self.bit_sums, [t.bit_sums for _, t in packed]),
-            ):
-                new = ops.scatter_update(tensor(slot), places, ops.concatenate(new))
-                assign(slot, new)
+            new = ops.concatenate([scales for _, scales in packed])
+            old = tensor(self.momentum_scales)
+            assign(self.momentum_scales, ops.scatter_update(old, places, new))
 
     def _count(self, positions, finite):
         """Counts a step of every variable as taken or as skipped."""
@@ -191,7 +195,6 @@ class GroupSlots:
     momentums: list  # k arrays or None
     diagonals: list  # k arrays or None
     scales: Any  # (k,): of packed momentum; or None
-    bit_sums: Any  # int32 (k,): of the variables as they were packed; or None
     updates: Any  # int32 (k,): the number of this update of each, from 1; or None
 
     @property
@@ -267,12 +270,6 @@ class GroupSlots:
     def bias_correction(self, beta: float):
         """Returns 1 - beta**t (k,), without the cancellation of a beta near 1."""
         return -ops.expm1(ops.cast(self.updates, self.dtype) * math.log(beta))
-
-
-def statistics_dtype(variable) -> str:
-    """Returns float64 for float64, else float32: shorter sums lose small increments."""
-    dtype = dtype_of(variable)
-    return dtype if dtype == "float64" else "float32"
 
 
 def stacked(arrays, view):

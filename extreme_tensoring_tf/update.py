@@ -66,7 +66,6 @@ class Taken(typing.NamedTuple):
     squared_norms: typing.Any  # of the gradients as they were given
     finite: typing.Any  # whether they were; None without `skip_nonfinite`
     momentum_scales: typing.Any = None  # the new ones, of packed momentum
-    bit_sums: typing.Any = None  # of the variables that hold it
 
 
 def take_step(groups, settings: Settings, learning_rate) -> list[Taken]:

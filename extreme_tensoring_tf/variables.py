@@ -7,10 +7,12 @@ variables. The functions here make these look alike.
 
 import contextlib
 import functools
+import re
 
 import keras
 from keras import ops
 
+IS_JAX = keras.backend.backend() == "jax"
 IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 
@@ -57,7 +59,7 @@ def materialized(array):
     XLA for GPUs would read the parts of a stack by branches, once for every use. Only
     JAX can say so.
     """
-    if keras.backend.backend() != "jax":
+    if not IS_JAX:
         return array
     import jax
 
@@ -67,6 +69,28 @@ def materialized(array):
 def dtype_of(variable) -> str:
     """Returns the name of a variable's or a tensor's dtype."""
     return keras.backend.standardize_dtype(variable.dtype)
+
+
+def itemsize(dtype: str) -> int:
+    """Returns the bytes of an entry of a dtype, by its name."""
+    bits = re.search(r"\d+$", dtype)
+    return int(bits.group()) // 8 if bits else 1
+
+
+def statistics_dtype(dtype: str) -> str:
+    """Returns the dtype of the statistics of a variable of a dtype.
+
+    Sums that are shorter than float32 lose small increments.
+    """
+    return dtype if dtype == "float64" else "float32"
+
+
+def own_momentum_dtype(dtype: str) -> str:
+    """Returns the dtype of the momentum of a variable, where no other is asked for.
+
+    A gradient of float16 can be larger than any number of its dtype.
+    """
+    return "float32" if dtype == "float16" else dtype
 
 
 def path_of(variable) -> str:

@@ -102,8 +102,8 @@ def spread(
     _towers = ()
     if model_devices is not None and strategy != "model":
         raise UsageError(
-            f"--model_devices={model_devices} is of devices that share a model: give "
-            "--strategy=model, too"
+            f"--model_devices={model_devices} says how many devices share one model: "
+            "give --strategy=model, too"
         )
     if strategy == "none":
         return

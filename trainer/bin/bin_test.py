@@ -201,7 +201,7 @@ def test_help_is_complete_and_light(binary):
             "et_trainer",
             "--problem={problem} --data_dir={data} --output_dir={tmp}/run "
             "--model_devices=2 --train_steps=1",
-            "--model_devices=2 is of devices that share a model: give --strategy=mode",
+            "--model_devices=2 says how many devices share one model: give --strat",
         ),
         (
             "et_sweep",

@@ -35,7 +35,7 @@ _SEED = cli.DEFINE_seed("Seed of the initialization and of the data's order.")
 _DETERMINISTIC = flags.DEFINE_bool(
     "deterministic",
     False,
-    "Same command, same bits (CPU, float32). Slower; on JAX they are so anyway.",
+    "Same command, same bits (CPU, float32): slower. JAX has them without it.",
 )
 _WARM_START = cli.DEFINE_path(
     "warm_start_from", None, "Checkpoint whose weights a new run starts from."

@@ -177,7 +177,7 @@ def test_without_a_remat_of_its_own_it_is_refused(usr_dir, data_dir, tmp_path):
     hparams = HParams(hidden_size=32, batch_size=512)
     folder = tmp_path / "run"
     run = Run(PROBLEM, str(data_dir), hparams, 2, str(folder), model="fading_lm")
-    with pytest.raises(UsageError, match="'fading_lm' computes nothing again"):
+    with pytest.raises(UsageError, match="'fading_lm' cannot recompute"):
         loop.train(dataclasses.replace(run, remat=True))
     assert not folder.exists()
 

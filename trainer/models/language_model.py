@@ -84,7 +84,7 @@ class LanguageModel(keras.Model):
     def remat(self, value):
         if value:
             raise UsageError(
-                f"remat: model {self.name!r} computes nothing again for the gradient: "
+                f"remat: model {self.name!r} cannot recompute its blocks: "
                 f"its class {type(self).__name__} has no `remat` of its own, which "
                 "trainer.models.language_model documents. Train without it"
             )

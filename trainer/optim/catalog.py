@@ -208,8 +208,9 @@ def create(hparams, variables):
         variables: of the model; a budget of state is planned over these.
 
     Raises:
-        HParamsError: a name is unknown.
-        HParamsError: the optimizer takes no budget, or not this one.
+        UsageError: a name is unknown.
+        HParamsError: the schedule cannot be made of these hparams, or the optimizer
+            takes no budget, not this one, or no accumulation.
     """
     constant = (
         hparams.learning_rate_constant
@@ -218,14 +219,22 @@ def create(hparams, variables):
         )
     )
     rate = registry.schedules.get(hparams.learning_rate_schedule)(hparams, constant)
-    if hparams.gradient_accumulation_steps > 1 and callable(rate):
-        rate = schedules.OfUpdates(rate, hparams.gradient_accumulation_steps)
+    batches = hparams.gradient_accumulation_steps
+    if batches > 1 and schedules.is_schedule(rate):
+        rate = schedules.PerUpdate(rate, batches)
     return create_at(rate, hparams, variables)
 
 
 def create_at(learning_rate, hparams, variables):
     """Returns what `create` does, at a rate or a schedule of one's own."""
     optimizer = registry.optimizers.get(hparams.optimizer)(learning_rate, hparams)
+    batches = hparams.gradient_accumulation_steps
+    if batches > 1 and optimizer.gradient_accumulation_steps != batches:
+        raise HParamsError(
+            f"gradient_accumulation_steps={batches}: optimizer {optimizer.name} does "
+            "not take it from the hparams. Have its entry hand it on to Keras, as "
+            "trainer/optim/catalog.py does"
+        )
     budget = hparams.optimizer_state_budget
     if isinstance(optimizer, ExtremeTensoring) and variables:
         if budget:

@@ -112,6 +112,18 @@ def test_wrong_hparams(text, message):
         catalog.create(HParams().override(text), variables())
 
 
+def test_an_optimizer_that_does_not_accumulate_is_refused(monkeypatch):
+    """A user's entry may leave it out: its schedule would count what it does not do."""
+
+    def made(learning_rate, hparams):
+        return keras.optimizers.SGD(learning_rate)
+
+    monkeypatch.setattr(registry.optimizers, "get", lambda name: made)
+    assert catalog.create(HParams(), []).gradient_accumulation_steps is None
+    with pytest.raises(UsageError, match="does not take it from the hparams"):
+        catalog.create(HParams(gradient_accumulation_steps=2), [])
+
+
 def test_every_name_is_mentioned():
     """A registered optimizer that no page and no program names is dead."""
     texts = [

@@ -42,9 +42,17 @@ def cosine(hparams, constant):
 
 
 @registry.schedules.register
-def constant(hparams, constant):
+def constant(hparams, c):
     """Returns c, the rate of every step."""
-    return constant
+    return c
+
+
+def is_schedule(rate) -> bool:
+    """Returns whether a rate is called with the number of the step.
+
+    Keras calls any other function without it.
+    """
+    return isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
 
 
 @keras.saving.register_keras_serializable("trainer")
@@ -89,10 +97,10 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @keras.saving.register_keras_serializable("trainer")
-class OfUpdates(keras.optimizers.schedules.LearningRateSchedule):
-    """The rate of another schedule, which counts updates of several batches each.
+class PerUpdate(keras.optimizers.schedules.LearningRateSchedule):
+    """Another schedule's rate, for an optimizer that takes several batches an update.
 
-    Keras asks for a rate by the number of the batch, whatever it accumulates.
+    Keras gives a schedule the number of the batch.
 
     Args:
         schedule: that other one.

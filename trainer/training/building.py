@@ -1,9 +1,11 @@
 """Builds the model of a run, and makes a model ready to be trained."""
 
+import re
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from trainer import distribution
 from trainer import registry
@@ -13,6 +15,7 @@ from trainer.errors import UsageError
 from trainer.models import language_model
 from trainer.optim import catalog
 from trainer.optim import gradient_norm
+from trainer.optim import schedules
 from trainer.runs import checkpoints
 from trainer.runs import run_folder
 from trainer.runs import trained_model
@@ -85,7 +88,9 @@ def check_schedule(run: Run) -> None:
     schedule = registry.schedules.get(hparams.learning_rate_schedule)
     rate: Any = schedule(hparams, 1.0)
     updates = run.train_steps // hparams.gradient_accumulation_steps
-    if updates and callable(rate) and not np.any(np.asarray(rate(updates - 1))):
+    if not (updates and schedules.is_schedule(rate)):
+        return
+    if not np.any(ops.convert_to_numpy(rate(updates - 1))):
         raise HParamsError(
             f"with learning_rate_schedule={hparams.learning_rate_schedule} the rate "
             f"has fallen to 0 before update {updates:,}, the last of "
@@ -139,9 +144,9 @@ def _take_weights(model, run, description):
     trained_model.check_vocabulary(path, trained_on, run.data_dir, description)
     source = checkpoints.load(path)
     ours, theirs = _named_weights(model), _named_weights(source)
-    if set(ours) != set(theirs) and len(ours) == len(theirs):
-        # Keras numbers the layers without names of a process: `dense` is the same layer
-        # as the `dense_1` of a model that was made after it.
+    # Keras numbers the layers without names of a process: `dense` is the same layer as
+    # the `dense_1` of a model that was made after it.
+    if list(map(_without_numbers, ours)) == list(map(_without_numbers, theirs)):
         theirs = dict(zip(ours, theirs.values()))
     for name in sorted(set(ours) | set(theirs)):
         shapes = [tuple(w[name].shape) if name in w else None for w in (ours, theirs)]
@@ -152,6 +157,10 @@ def _take_weights(model, run, description):
             )
     for name, weight in ours.items():
         weight.assign(theirs[name])
+
+
+def _without_numbers(path):
+    return re.sub(r"_\d+(?=/|$)", "", path)
 
 
 def _named_weights(model):

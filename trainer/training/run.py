@@ -31,7 +31,7 @@ class Run:
     random_seed: int = 0
     xla_compile: str = "auto"  # of the model; the optimizer has its own
     dtype: str = "float32"  # or mixed_bfloat16, mixed_float16
-    # The same bits from the same run on a CPU: slower on TensorFlow, JAX's are so.
+    # The same bits from the same run on a CPU, slower. JAX has them without it.
     deterministic: bool = False
     warm_start_from: str | None = None  # checkpoint whose weights a new run takes
     early_stopping_evaluations: int = 0  # without a better one, that end it; 0: no end
