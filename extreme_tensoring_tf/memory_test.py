@@ -128,6 +128,8 @@ def test_variables_without_entries_keep_one_scalar_as_in_the_optimizer():
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("momentum_dtype", [None, "bfloat16", "float32"])
 def test_bytes_of_momentum_are_those_of_its_slot(dtype, momentum_dtype):
+    if (keras.backend.backend(), dtype) == ("jax", "float64"):
+        pytest.skip("JAX has no float64 by default")
     variable = keras.Variable(np.ones((6, 8)), dtype=dtype, name="kernel")
     optimizer = ExtremeTensoring(beta_1=0.9, momentum_dtype=momentum_dtype)
     optimizer.build([variable])

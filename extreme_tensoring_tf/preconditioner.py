@@ -256,12 +256,15 @@ class Preconditioner:
         else:
             logs = _LOGS[self.form](statistics, scale, self.epsilon, p)
             row, col = _row_and_col(logs, index, row_ids)
+            if self.form == "rank_one":  # Algorithm 1 takes roots p times as high
+                row, col = (
+                    None if x is None else ops.minimum(x, _LARGEST_LOG)
+                    for x in (row, col)
+                )
             # The exponential comes last on the short vectors: XLA does not fuse
             # it, nor what is before it, into the loop over the matrix.
-            row, col = (
-                None if x is None else ops.exp(ops.minimum(x, _LARGEST_LOG))
-                for x in (row, col)
-            )
+            row = None if row is None else ops.exp(row)
+            col = None if col is None else ops.exp(col)
             literal = None
             root = ops.rsqrt(scale)  # of the scale, which the logarithms leave out
         size = math.prod(index.view)
