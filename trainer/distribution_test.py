@@ -62,7 +62,7 @@ def test_flags_that_say_nothing_are_refused(arguments, message):
 
 @pytest.mark.parametrize("strategy", ["none", "data"])
 def test_devices_of_a_model_that_is_not_shared_are_refused(strategy):
-    with pytest.raises(UsageError, match="--model_devices=2 is .* --strategy=model"):
+    with pytest.raises(UsageError, match="--model_devices=2 says .* --strategy=model"):
         distribution.spread(strategy, "transformer_lm", HParams(), 100, 2)
 
 
