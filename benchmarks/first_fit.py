@@ -13,6 +13,7 @@ import sys
 from absl import flags
 
 from benchmarks.measure import apart
+from benchmarks.measure import batched
 from benchmarks.measure import environment
 from benchmarks.measure import timed
 from trainer import progress
@@ -62,7 +63,8 @@ def trial(name):
     model.compile(contestants.keras_optimizer(name), loss)
 
     def fit(epochs=1):
-        model.fit(images, labels, batch_size=len(images), epochs=epochs, verbose=0)
+        data = batched(images, labels, len(images))
+        model.fit(data, shuffle=False, epochs=epochs, verbose=0)
 
     return {"first": timed(fit), "later": timed(lambda: fit(5)) / 5}
 

@@ -18,6 +18,7 @@ from extreme_tensoring_tf.preconditioner import joined
 from extreme_tensoring_tf.preconditioner import squared_norms
 from extreme_tensoring_tf.preconditioner import squared_sums
 from extreme_tensoring_tf.slots import GroupSlots
+from extreme_tensoring_tf.slots import of_each
 from extreme_tensoring_tf.slots import stacked
 from extreme_tensoring_tf.slots import unstacked
 from extreme_tensoring_tf.slots import where
@@ -135,7 +136,7 @@ class Group:
         """Returns average gradients (k_i, *view), and keeps the full-size slots."""
         gradients = ops.cast(stack, self.slots.dtype)
         if multiplier is not None:
-            gradients = gradients * _of_each(multiplier)
+            gradients = gradients * of_each(multiplier)
         self.slots.accumulate_diagonal(part.start, gradients, is_finite)
         return self._momentum(part, gradients, is_finite) if self.beta_1 else gradients
 
@@ -158,10 +159,10 @@ class Group:
         variables = [tensor(v) for v in self.variables[part]]
         variables = stacked(variables, self.index.view)
         scales = slots.scales[part]
-        values, old = packing.unpack(variables, _of_each(scales))
+        values, old = packing.unpack(variables, of_each(scales))
         started = slots.bias_correction(self.beta_1)[part]
         share = ops.where(scales > 0, 1 - self.beta_1, started)
-        new = self.beta_1 * old + _of_each(share) * gradients
+        new = self.beta_1 * old + of_each(share) * gradients
         # Not of what is kept, so that no pass over gradients waits for whether they are
         # finite.
         greatest = ops.max(ops.abs(new), axis=(1, 2))
@@ -199,8 +200,8 @@ class Group:
         old, values, momentum = self._to_pack.pop(part.start)
         if decay is not None:
             steps = steps + values * decay
-        scales = _of_each(self._new_scales[part.start])
-        count = _of_each(self.slots.updates[part])
+        scales = of_each(self._new_scales[part.start])
+        count = of_each(self.slots.updates[part])
         new = packing.pack(values - steps, momentum, scales, count)
         new = where(is_finite, new, old)
         for variable, value in zip(self.variables[part], unstacked(new, self.shape)):
@@ -252,17 +253,12 @@ class OrthogonalGroup(Group):
         part = slice(0, len(self.variables))
         if self.beta_1:
             if factor is not None:
-                gradients = gradients * _of_each(factor)
+                gradients = gradients * of_each(factor)
             gradients = self._momentum(part, gradients, finite)
         rate = ops.cast(learning_rate, slots.dtype)
         steps = settings.orthogonalizer.direction(gradients) * rate
         self._subtract(part, steps, rate, finite)
         return self._taken(squared_norms(sums, self.index), finite)
-
-
-def _of_each(numbers):
-    """Returns numbers (k,) of k variables as (k, 1, 1), to go with their entries."""
-    return ops.reshape(numbers, (-1, 1, 1))
 
 
 def dense_group(settings, slots: GroupSlots, variables, gradients, decays) -> Group:

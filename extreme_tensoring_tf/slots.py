@@ -265,11 +265,16 @@ class GroupSlots:
 
     def unbiased(self, part: slice, averages, beta_1: float):
         """Returns averages (k_i, *view) corrected for their zeros at the start."""
-        return averages / ops.reshape(self.bias_correction(beta_1)[part], (-1, 1, 1))
+        return averages / of_each(self.bias_correction(beta_1)[part])
 
     def bias_correction(self, beta: float):
         """Returns 1 - beta**t (k,), without the cancellation of a beta near 1."""
         return -ops.expm1(ops.cast(self.updates, self.dtype) * math.log(beta))
+
+
+def of_each(numbers):
+    """Returns numbers (k,) of k variables as (k, 1, 1), to go with their entries."""
+    return ops.reshape(numbers, (-1, 1, 1))
 
 
 def stacked(arrays, view):

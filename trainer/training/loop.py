@@ -149,7 +149,10 @@ class _Data:
 
         # Keras would take the shapes of the first two batches for those of all.
         rows = tf.TensorSpec((None, self.description.row_length), tf.int32)
-        return tf.data.Dataset.from_generator(stream, output_signature=(rows, rows))
+        generated = tf.data.Dataset.from_generator(
+            stream, output_signature=(rows, rows)
+        )
+        return batches.untuned(generated)
 
 
 def _train(run, data, on_start, extra_callbacks, on_evaluation):

@@ -74,6 +74,12 @@ def test_it_learns_more_than_frequencies(trained, data_dir):
     assert "perplexity per word" in str(result)
 
 
+def test_nothing_tunes_the_stream_of_batches(data_dir):
+    """The end of a run would wait for the thread that does."""
+    stream = loop._Data(run(data_dir)).batches(seed=0, start_step=0)
+    assert stream.options().autotune.enabled is False
+
+
 def test_evaluation_is_the_sum_over_tokens(trained, data_dir):
     """Against softmax in float64, for every batch size, over every row."""
     _, result = trained
