@@ -4,9 +4,12 @@ import keras
 import pytest
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="package")
 def programs_for_small_groups():
-    """Has `jit_compile=True` compile groups of any size: those of tests are small."""
+    """Has `jit_compile=True` compile groups of any size: those of tests are small.
+
+    Here alone: tests of the trainer, in the same process, do as users do.
+    """
     if keras.backend.backend() != "tensorflow":
         yield
         return

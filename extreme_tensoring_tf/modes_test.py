@@ -53,14 +53,15 @@ STEPS = 3
 def cells():
     """Every mode at level 2 in float32, every level and dtype in one mode.
 
-    The whole product is left to test-all.
+    Dtypes under XLA, too, in one form. The whole product is left to test-all.
     """
-    main_mode = "xla" if "xla" in MODES else MODES[0]
+    main_mode = "function" if "function" in MODES else MODES[0]
     for level, dtype, mode, form in itertools.product(
         [1, 2, 3, "inf"], DTYPES, MODES, FORMS
     ):
         usual = (level == 2) + (dtype == "float32") + (mode == main_mode)
-        marks = [] if usual >= 2 else [pytest.mark.slow]
+        compiled = (level, mode, form) == (2, "xla", "rank_one")
+        marks = [] if usual >= 2 or compiled else [pytest.mark.slow]
         yield pytest.param(level, dtype, mode, form, marks=marks)
 
 

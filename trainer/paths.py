@@ -82,6 +82,20 @@ def check_folder(path: str | pathlib.Path, name: str):
     _check_writable(there, name)
 
 
+def check_new_folder(path: str | pathlib.Path, name: str):
+    """Refuses a path at which something is, or at which no folder can be made.
+
+    A folder that is empty may be there.
+
+    Raises:
+        UsageError: it is such a path.
+    """
+    path = pathlib.Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UsageError(f"{name} is there already: name a new folder")
+    check_folder(path, name)
+
+
 def _check_writable(path, name):
     if os.access(path, os.W_OK | (os.X_OK if path.is_dir() else 0)):
         return

@@ -274,7 +274,7 @@ def test_train_continue_evaluate(data_dir, tmp_path):
         f"--data_dir={data_dir}",
         f"--output_dir={tmp_path}",
         "--hparams_set=transformer_tiny",
-        "--hparams=batch_size=256,learning_rate_warmup_steps=10",
+        "--hparams=num_hidden_layers=1,batch_size=256,learning_rate_warmup_steps=10",
     ]
     status, out, err = call("et_trainer", *train, "--train_steps=3")
     assert status == 0, err
@@ -356,6 +356,10 @@ def use_what_was_trained(data_dir, tmp_path, figures):
     assert "| test |" in card and "et_exporter" in card
     status, out, err = call(*export)
     assert status == 1 and "is there already: name a new folder" in err
+    new = [*export[:2], f"--export_dir={tmp_path / 'new'}", f"--data_dir={data_dir}"]
+    status, out, err = call(*new, "--eval_splits=dev,tset")
+    assert status == 1 and "holds no tset split" in err
+    assert "dev: batch" not in err and not (tmp_path / "new").exists()
 
 
 def test_sweep_with_two_workers_goes_on(data_dir, tmp_path):

@@ -13,6 +13,7 @@ import sys
 
 from absl import flags
 
+from trainer import paths
 from trainer.bin import cli
 
 _OUTPUT_DIR = cli.DEFINE_path(
@@ -44,7 +45,10 @@ def main(argv):
         cli.refuse((_SPLITS, _EVAL_STEPS), why)
     from trainer.runs import run_folder
 
-    run_folder.read_config(_OUTPUT_DIR.value)  # refused before Keras is imported
+    # Refused before Keras is imported.
+    run_folder.read_config(_OUTPUT_DIR.value)
+    paths.check_new_folder(_EXPORT_DIR.value, f"--export_dir={_EXPORT_DIR.value}")
+    from trainer.data import batches
     from trainer.evaluation import evaluation
     from trainer.inference import exporting
     from trainer.runs import trained_model
@@ -55,6 +59,8 @@ def main(argv):
     evaluations = {}
     if _DATA_DIR.value:
         description = trained.check_data(_DATA_DIR.value)
+        for split in _SPLITS.value:  # each, before the work on the first
+            batches.buckets(_DATA_DIR.value, description, split)
         evaluations = {
             split: evaluation.evaluate_model(
                 trained.model,

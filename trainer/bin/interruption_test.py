@@ -123,7 +123,9 @@ def test_a_signal_saves_first(data_dir, tmp_path):
     assert f"step {step + 2:,}, optimizer adam" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    "name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_a_sweep_and_its_workers(data_dir, tmp_path, name):
     arguments = [
         sys.executable,

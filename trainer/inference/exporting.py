@@ -81,10 +81,7 @@ def check(export_dir, export_format, model=None):
     """
     if export_format not in FORMATS:
         raise unknown("format", export_format, FORMATS)
-    target, name = pathlib.Path(export_dir), f"--export_dir={export_dir}"
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise UsageError(f"{name} is there already: name a new folder")
-    paths.check_folder(target, name)
+    paths.check_new_folder(export_dir, f"--export_dir={export_dir}")
     if export_format != "saved_model":
         return
     if keras.backend.backend() != "tensorflow":

@@ -120,6 +120,7 @@ from trainer.hparams import HParams
 rows, layers, vocab_size, remat = map(int, sys.argv[1:])
 hparams = HParams(
     num_hidden_layers=layers, hidden_size=64, filter_size=256, num_heads=2,
+    optimizer="sgd",
 )
 model = registry.models.get("transformer_lm")(hparams, vocab_size, 256)
 model.remat = bool(remat)

@@ -39,7 +39,7 @@ def of_weights(weights: int, hparams: HParams, length: float) -> float:
     return 6 * weights + 12 * attention
 
 
-def of_matrix_product(dtype: str = "float32", rounds: int = 8) -> float:
+def of_matrix_product(dtype: str = "float32", seconds: float = 0.5) -> float:
     """Returns the operations a second of a large matrix product on this device.
 
     The product stands for the most that the device can do with numbers of a dtype. Its
@@ -49,13 +49,15 @@ def of_matrix_product(dtype: str = "float32", rounds: int = 8) -> float:
 
     Args:
         dtype: of the matrices.
-        rounds: times that the products are computed; the fastest counts.
+        seconds: that products of a size are computed, three times at least; the fastest
+            counts.
     """
     for size, products in ((2048, 1), (8192, 4)):
         # A seed of its own: the global one is a variable that processes share.
         x = ops.cast(keras.random.normal((size, size), seed=0), dtype)
-        best = np.inf
-        for _ in range(rounds):
+        best, rounds, began = np.inf, 0, time.perf_counter()
+        while rounds < 3 or time.perf_counter() - began < seconds:
+            rounds += 1
             start = time.perf_counter()
             for _ in range(products):
                 y = ops.matmul(x, x)
