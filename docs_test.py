@@ -19,6 +19,7 @@ import sybil
 from sybil.parsers import markdown
 
 import conftest
+from benchmarks import __main__ as benchmarks
 
 ROOT = pathlib.Path(__file__).parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -154,6 +155,23 @@ def test_commands_of_measurements_are_known(page):
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         known = set(re.findall(r"--(?:\[no\])?(\w+)", done.stdout))
         assert done.returncode == 0 and names <= known, (module, names - known)
+
+
+def test_every_registered_optimizer_is_mentioned():
+    """One that no page and no program names is dead."""
+    from trainer import registry
+
+    programs = (ROOT / "trainer").rglob("*.py")
+    of_catalog = ("catalog.py", "catalog_test.py")
+    paths = [*PAGES, *(path for path in programs if path.name not in of_catalog)]
+    words = set(re.findall(r"\w+", " ".join(p.read_text("utf-8") for p in paths)))
+    assert set(registry.optimizers.names()) <= words
+
+
+@pytest.mark.parametrize("name", benchmarks.COMMANDS)
+def test_tables_of_benchmarks_are_of_their_commands(name):
+    page = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
+    assert f"<!-- {name} -->\n`python {benchmarks.COMMANDS[name]}`: " in page
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ setuptools.setup(
     # the oldest that TensorFlow 2.21 takes. Private methods of Keras are overridden
     # (`grouped_optimizer.KERAS_PRIVATES`): a test says which one a new Keras lacks. The
     # next major version may lack them all. `make test-install` runs the tests with the
-    # lowest versions and with the newest.
+    # lowest versions on TensorFlow, and with the newest on each backend.
     install_requires=["keras>=3.12.0,<4", "numpy>=1.26"],
     extras_require={
         "trainer": [
@@ -105,6 +105,7 @@ setuptools.setup(
             "kubernetes-validate>=1.30",  # has the schemas of Kubernetes' API
             "nbclient>=0.10",
             "pre-commit>=4",
+            "psutil>=5.9",
             "pyright[nodejs]>=1.1.400",  # a wheel with Node.js: no download by npm
             "pytest>=8",
             "pytest-xdist>=3.6",
@@ -121,15 +122,15 @@ setuptools.setup(
         ],
         # `make mutation`, on Keras' NumPy backend, which imports JAX.
         "mutation": ["mutmut>=3.8"],
-        "examples": ["fastapi>=0.115", "uvicorn>=0.30"],
-        "bench": ["psutil>=5.9"],
+        "examples": ["fastapi>=0.115", "sentencepiece>=0.2.3", "uvicorn>=0.30"],
         # Wheels that `make gpu-kit` brings to a machine with JAX and no network: the
         # part of the trainer that trains, and all that it imports but JAX and NumPy.
         "gpu-kit": [
             *("absl-py", "array-record", "cloudpickle", "etils", "fsspec", "grain"),
             *("h5py", "importlib-resources", "keras", "markdown-it-py", "mdurl"),
-            *("more-itertools", "namex", "optree", "portpicker", "psutil", "pygments"),
-            *("rich", "sentencepiece", "tqdm", "zipp"),
+            *("more-itertools", "namex", "optree", "packaging", "portpicker"),
+            *("protobuf", "psutil", "pygments", "rich", "sentencepiece", "tqdm"),
+            *("typing-extensions", "zipp"),
         ],
     },
     entry_points={

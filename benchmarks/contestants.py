@@ -5,6 +5,7 @@ experiments, or are named here; Optax and torch optimizers join on the backend t
 belong to, where they are installed.
 """
 
+import dataclasses
 import importlib.util
 
 from benchmarks.steps import keras_step
@@ -56,8 +57,14 @@ def _of_library(backend):
     return {"jax": _optax, "torch": _torch}.get(backend, dict)()
 
 
-def keras_optimizer(name):
-    """Returns a Keras optimizer, ours or Keras' own, at a small rate."""
+def keras_optimizer(name, hparams=None):
+    """Returns a Keras optimizer, ours or Keras' own, at a small rate.
+
+    Args:
+        name: of the optimizer.
+        hparams: `HParams` of the model, whose heads some go by. Default: those of
+            `transformer_base`.
+    """
     import keras
 
     from trainer.experiments import variants
@@ -68,7 +75,10 @@ def keras_optimizer(name):
         return getattr(keras.optimizers, _KERAS[name])(RATE)
     variants.register()
     base, extra = _VARIANTS.get(name, (name, {}))
-    made = catalog.create(HParams(optimizer=base, learning_rate_constant=RATE), [])
+    hparams = dataclasses.replace(
+        hparams or HParams(), optimizer=base, learning_rate_constant=RATE
+    )
+    made = catalog.create(hparams, [])
     return made.from_config(made.get_config() | extra)
 
 

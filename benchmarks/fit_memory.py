@@ -20,6 +20,7 @@ from benchmarks.measure import environment
 from benchmarks.measure import peak_resident_bytes
 from trainer import progress
 from trainer.bin import cli
+from trainer.errors import UsageError
 
 _OPTIMIZERS = flags.DEFINE_list(
     "optimizers", "sgd,adam,et2_rank1,et2_orthogonal", "Names."
@@ -35,6 +36,8 @@ def main(argv):
         layers = int(_LAYERS.value[0])
         print(json.dumps(trial(_OPTIMIZERS.value[0], layers, _TRIAL.value)))
         return
+    if len(_LAYERS.value) != 2:
+        raise UsageError(f"--layers={','.join(_LAYERS.value)}: give two depths: 20,60")
     slopes = {
         name: [slope(name, how) for how in ("auto", "xla")]
         for name in progress.over(_OPTIMIZERS.value, unit="optimizer")

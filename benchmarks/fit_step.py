@@ -17,6 +17,7 @@ from benchmarks.measure import environment
 from benchmarks.measure import timed
 from trainer import progress
 from trainer.bin import cli
+from trainer.errors import UsageError
 
 _HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_small", "Model.")
 _HPARAMS = flags.DEFINE_string("hparams", "", "Changes: name=value,name=value.")
@@ -30,6 +31,10 @@ _LENGTH = 256
 
 def main(argv):
     cli.no_arguments(argv)
+    if _TOKENS.value % _LENGTH:
+        raise UsageError(
+            f"--batch_size={_TOKENS.value} holds no whole rows of {_LENGTH}"
+        )
     import keras
     import numpy as np
 
@@ -45,7 +50,7 @@ def main(argv):
         keras.utils.clear_session()
         model = registry.models.get("transformer_lm")(hparams, _VOCAB.value, _LENGTH)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(contestants.keras_optimizer(name), loss)
+        model.compile(contestants.keras_optimizer(name, hparams), loss)
 
         def turn(data, model=model):
             model.fit(batched(data, data, shape[0]), shuffle=False, verbose=0)

@@ -18,6 +18,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import threading
@@ -191,6 +192,7 @@ class Kit:
     def __init__(self, output, results, end):
         self._output = output
         self._results = results
+        self._processes = []
         self._end = end
         # The allocator takes memory as it is needed, so that its peak says something.
         # What one process found out about its products serves the others.
@@ -208,7 +210,12 @@ class Kit:
         compiled = threading.Barrier(len(stage)) if stage[0].timed else None
         turn = threading.Lock()
         with concurrent.futures.ThreadPoolExecutor(len(stage)) as pool:
-            list(pool.map(lambda part: self._run(part, compiled, turn), stage))
+            try:
+                list(pool.map(lambda part: self._run(part, compiled, turn), stage))
+            except BaseException:  # interrupted
+                for process in self._processes:
+                    _kill(process)
+                raise
 
     def _run(self, part, compiled, turn):
         """Runs a part, and keeps its figures."""
@@ -228,8 +235,10 @@ class Kit:
                 stderr=log,
                 env=self._environment,
                 text=True,
+                start_new_session=True,  # it may have processes of its own
             )
-        timer = threading.Timer(left, process.kill)
+        self._processes.append(process)
+        timer = threading.Timer(left, _kill, [process])
         timer.start()
         try:
             if part.timed:
@@ -240,7 +249,7 @@ class Kit:
                 figures = {"table": pathlib.Path(part.table).read_text("utf-8")}
         finally:
             timer.cancel()
-            process.kill()
+            _kill(process)
         if not figures:
             ended = "no time" if time.monotonic() > self._end else "see log.txt"
             figures = {"failed": f"status {process.wait()}: {ended}"}
@@ -259,6 +268,12 @@ class Kit:
             process.stdin.flush()
             return _last_json(process.stdout)
         return {}
+
+
+def _kill(process):
+    """Ends a process and those that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _last_json(lines):

@@ -1,10 +1,13 @@
 """Measures time, bandwidth and memory, and names the machine."""
 
+import concurrent.futures
 import contextlib
 import importlib
 import json
+import os
 import pathlib
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -28,15 +31,40 @@ def batched(x, y, batch_size):
     return batches.untuned(tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size))
 
 
-def apart(module, *arguments):
+def apart(module, *arguments, environment=None):
     """Returns the figures that a module prints as JSON, run in a process of its own.
 
+    Args:
+        module: as `python -m` takes it.
+        *arguments: of the module.
+        environment: {name: value} to set.
+
     Raises:
-        subprocess.CalledProcessError: it failed, or was killed.
+        Failed: the process failed, or was killed.
     """
-    command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | (environment or {}),
+    )
+    if done.returncode:
+        raise Failed(done.returncode, done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+class Failed(Exception):
+    """A process that was to measure something failed.
+
+    Attributes:
+        lacked_memory: whether memory was what it had too little of.
+    """
+
+    def __init__(self, status, printed):
+        super().__init__(f"status {status}: {printed.strip()}")
+        killed = status in (-signal.SIGKILL, 128 + signal.SIGKILL)
+        words = ("out of memory", "resource_exhausted", "memoryerror", "bad_alloc")
+        self.lacked_memory = killed or any(w in printed.lower() for w in words)
 
 
 def peak_resident_bytes():
@@ -87,18 +115,31 @@ def copy_bandwidth(megabytes=256, rounds=10):
         copy = jax.jit(jax.numpy.negative)  # a copy alone would be left out
         times = [timed(lambda: copy(source).block_until_ready()) for _ in range(rounds)]
         return 2 * source.nbytes / min(times)
-    source = np.ones(megabytes * 2**17)
+    # Each core copies a part: NumPy lets the others run.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    source = np.ones((cores, megabytes * 2**17 // cores))
     target = np.empty_like(source)
-    best = min(timed(lambda: np.copyto(target, source)) for _ in range(rounds))
+    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+        best = min(
+            timed(lambda: list(pool.map(np.copyto, target, source)))
+            for _ in range(rounds)
+        )
     return 2 * source.nbytes / best
+
+
+# oneDNN's allocator keeps what it once had, and so does glibc below a threshold, which
+# rises to 32 MB by itself: what is freed and taken again would be no peak.
+RETURNING_MEMORY = {
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "MALLOC_MMAP_THRESHOLD_": str(2**20),
+}
 
 
 def peak_temporary_bytes(function):
     """Returns the resident memory at the peak of a call, above that of before.
 
-    The least of three calls. Linux only: None elsewhere. Set
-    TF_ENABLE_ONEDNN_OPTS=0 before TensorFlow starts, for with oneDNN its allocator
-    keeps what it once had.
+    The least of three calls. Linux only: None elsewhere. It takes a process that was
+    started with `RETURNING_MEMORY` in its environment.
     """
     clear = pathlib.Path("/proc/self/clear_refs")
     if not clear.exists() or device_peak_bytes() is not None:

@@ -11,7 +11,6 @@ layer, so two small models tell how many layers to try.
 import json
 import math
 import os
-import subprocess
 import sys
 
 from absl import flags
@@ -64,7 +63,9 @@ def largest(name, budget):
                 f"--hidden_size={_HIDDEN.value}",
                 f"--vocab_size={_VOCAB.value}",
             )
-        except subprocess.CalledProcessError:
+        except measure.Failed as error:
+            if not error.lacked_memory:
+                raise
             tried = {}
         if tried:
             peaks[layers] = tried["peak"]

@@ -7,11 +7,11 @@ r"""Measures time and memory of one update of each optimizer, in one process.
 The optimizers take turns, so that noise of the machine hits all alike; a figure is
 the median over the rounds, each of `updates` that are waited for together. Every update
 is one compiled program where the backend compiles. Memory traffic is compared with the
-bandwidth of a plain copy, measured here. Temporary memory is what the compiler says
-(JAX), or the peak of resident memory during a call (on the CPU).
+bandwidth of a copy by all cores, measured here. Temporary memory is what the compiler
+says (JAX), or the peak of resident memory during a call on the CPU, in a process of
+its own, whose allocators give back what is freed.
 """
 
-import functools
 import os
 import pathlib
 import statistics
@@ -22,6 +22,8 @@ from absl import flags
 
 from benchmarks import contestants
 from benchmarks import tables
+from benchmarks.measure import RETURNING_MEMORY
+from benchmarks.measure import apart
 from benchmarks.measure import copy_bandwidth
 from benchmarks.measure import environment
 from benchmarks.measure import peak_temporary_bytes
@@ -58,6 +60,7 @@ _BACKEND = flags.DEFINE_enum(
 _ROUNDS = cli.DEFINE_count("rounds", 20, "Timed updates of each optimizer.")
 _UPDATES = cli.DEFINE_count("updates", 1, "Updates of a round. Many on a GPU.")
 _WAIT = flags.DEFINE_bool("wait", False, "Internal: wait for a turn, print JSON.")
+_TEMPORARY = flags.DEFINE_bool("temporary", False, "Internal: print peaks of memory.")
 _PROFILE = cli.DEFINE_path("profile", None, "Folder for a trace of updates: JAX.")
 _JSON = cli.DEFINE_path("json", None, "File for the figures.")
 
@@ -65,13 +68,15 @@ _JSON = cli.DEFINE_path("json", None, "File for the figures.")
 def main(argv):
     cli.no_arguments(argv)
     os.environ["KERAS_BACKEND"] = _BACKEND.value
-    # With oneDNN the allocator keeps what it had: no peak could be seen.
-    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
     if _JSON.value:
         paths.check_file(_JSON.value, f"--json={_JSON.value}")
     names = _OPTIMIZERS.value or contestants.DEFAULT + contestants.peers(_BACKEND.value)
+    shapes = PRESETS[_PRESET.value]
+    if _TEMPORARY.value:
+        cli.print_json(peaks(shapes, names, _BACKEND.value))
+        return
     figures = measure(
-        PRESETS[_PRESET.value],
+        shapes,
         names,
         _BACKEND.value,
         _ROUNDS.value,
@@ -93,11 +98,10 @@ def measure(shapes, names, backend, rounds, updates=1, before_timing=None):
     """Returns the figures of each optimizer: a dict that `tables.updates` shows."""
     import numpy as np
 
-    rng = np.random.default_rng(0)
-    grads = [rng.standard_normal(s, dtype="float32") for s in shapes]
+    contestants.keras_optimizer("sgd")  # imports Keras, which is no part of a call
+    grads, values = arrays(shapes)
     steps, rows = {}, {}
     for name in progress.over(names, "compile", "optimizer"):
-        values = [np.ones(s, "float32") for s in shapes]
         began = time.perf_counter()
         step = contestants.make(name, backend)(grads, values)
         step.run(1)
@@ -120,19 +124,47 @@ def measure(shapes, names, backend, rounds, updates=1, before_timing=None):
     bandwidth = copy_bandwidth()
     for name, row in rows.items():
         row["milliseconds"] = 1e3 * statistics.median(times[name])
-        if row["temporary_bytes"] is None:
-            row["temporary_bytes"] = peak_temporary_bytes(
-                functools.partial(steps[name].run, 1)
-            )
         if name in MOVES:
             traffic = 4 * MOVES[name] * parameters / statistics.median(times[name])
             row["share_of_copy_bandwidth"] = traffic / bandwidth
+    steps.clear()
+    unknown = [n for n, row in rows.items() if row["temporary_bytes"] is None]
+    if unknown:
+        found = apart(
+            "benchmarks.optimizer_step",
+            "--temporary",
+            f"--preset={_PRESET.value}",
+            f"--optimizers={','.join(unknown)}",
+            f"--backend={backend}",
+            environment=RETURNING_MEMORY,
+        )
+        for name, peak in found.items():
+            rows[name]["temporary_bytes"] = peak
     return {
         "parameters": parameters,
         "largest_variable_bytes": 4 * max(int(np.prod(s)) for s in shapes),
         "copy_bandwidth": bandwidth,
         "optimizers": rows,
     }
+
+
+def arrays(shapes):
+    """Returns gradients and values of variables: two lists of arrays."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    grads = [rng.standard_normal(s, dtype="float32") for s in shapes]
+    return grads, [np.ones(s, "float32") for s in shapes]
+
+
+def peaks(shapes, names, backend):
+    """Returns {optimizer: bytes} that an update has for a while."""
+    found = {}
+    for name in names:
+        step = contestants.make(name, backend)(*arrays(shapes))
+        step.run(1)
+        found[name] = peak_temporary_bytes(lambda: step.run(1))  # noqa: B023
+    return found
 
 
 run = cli.entry_point(main, __doc__, __name__)

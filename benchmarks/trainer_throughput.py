@@ -23,6 +23,8 @@ from absl import flags
 
 from trainer import progress
 from trainer.bin import cli
+from trainer.errors import UsageError
+from trainer.errors import unknown
 
 _HPARAMS_SET = flags.DEFINE_string("hparams_set", "transformer_small", "Model.")
 _TOKENS = cli.DEFINE_count("batch_size", 2048, "Tokens of a step.", least=256)
@@ -33,22 +35,35 @@ _TORCH_PYTHON = cli.DEFINE_path("torch_python", sys.executable, "Interpreter.")
 _JAX_PYTHON = cli.DEFINE_path("jax_python", sys.executable, "Interpreter.")
 _CONTESTANTS = flags.DEFINE_list("contestants", None, "Some of them. Default: all.")
 _DTYPE = flags.DEFINE_enum(
-    "dtype", "float32", ["float32", "mixed_bfloat16"], "Of Hugging Face's model."
+    "dtype",
+    "float32",
+    ["float32", "mixed_bfloat16"],
+    "Internal, of a worker: of Hugging Face's model.",
 )
 _WAIT = flags.DEFINE_bool("wait", False, "Internal: wait for a turn before timing.")
 _WORKER = flags.DEFINE_string("worker", None, "Internal: the contestant to run.")
 _LENGTH = 256
 _WARMUP = 4
+# Batches of the input pipeline alone: before and while they are timed.
+_DRAINED, _DRAWN = 32, 500
 
 
 def main(argv):
     cli.no_arguments(argv)
+    if _TOKENS.value % _LENGTH:
+        raise UsageError(
+            f"--batch_size={_TOKENS.value} holds no whole rows of {_LENGTH}"
+        )
     if _WORKER.value:
         print(json.dumps(CONTESTANTS[_WORKER.value][0]()))
         return
+    cli.refuse((_DTYPE,), "without --worker: the contestants train in float32")
     from benchmarks.measure import environment
 
     figures = {name: [] for name in _CONTESTANTS.value or CONTESTANTS}
+    for name in figures:
+        if name not in CONTESTANTS:
+            raise unknown("contestant", name, CONTESTANTS)
     reasons = {}
     for name in progress.over(list(figures) * _ROUNDS.value, unit="turn"):
         outcome = _turn(name)
@@ -104,10 +119,16 @@ def _random_rows(count):
     return rows
 
 
-def _timed_steps(step):
-    """Returns the tokens per second of a function that takes a step and waits."""
+def _timed_steps(step, wait=lambda: None):
+    """Returns the tokens per second of a function that takes a step.
+
+    Args:
+        step: the function. It reads the loss of the step before, as ours does.
+        wait: function that waits until the last step is done.
+    """
     for _ in range(_WARMUP):
         step()
+    wait()
     if _WAIT.value:
         from benchmarks.measure import wait_for_turn
 
@@ -115,6 +136,7 @@ def _timed_steps(step):
     start = time.perf_counter()
     for _ in range(_STEPS.value):
         step()
+    wait()
     return _STEPS.value * _TOKENS.value / (time.perf_counter() - start)
 
 
@@ -189,7 +211,13 @@ def _input_pipeline():
         description = dataset.load_description(data_dir, _PROBLEM)
         train = batches.buckets(data_dir, description, "train")
         batches = batches.training_batches(train, _TOKENS.value, seed=0)
-        return _figures(_timed_steps(lambda: next(batches)), "grain")
+        for _ in range(_DRAINED):  # more than are made ahead
+            next(batches)
+        start = time.perf_counter()
+        for _ in range(_DRAWN):
+            next(batches)
+        seconds = time.perf_counter() - start
+        return _figures(_DRAWN * _TOKENS.value / seconds, "grain")
 
 
 def _hugging_face(compiled):
@@ -208,6 +236,7 @@ def _hugging_face(compiled):
             n_layer=hparams.num_hidden_layers,
             n_head=hparams.num_heads,
             n_inner=hparams.filter_size,
+            activation_function="relu",  # as ours
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
@@ -222,15 +251,24 @@ def _hugging_face(compiled):
         device, torch.bfloat16, enabled=_DTYPE.value == "mixed_bfloat16"
     )
 
+    before = torch.zeros(())
+
     def step():
+        nonlocal before
         with mixed:
             loss = forward(input_ids=rows, labels=rows).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return loss.item()
+        before.item()
+        before = loss.detach()
 
-    figures = _figures(_timed_steps(step), "torch", "transformers")
+    def wait():
+        before.item()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    figures = _figures(_timed_steps(step, wait), "torch", "transformers")
     if device == "cuda":
         figures["device_peak_bytes"] = torch.cuda.max_memory_allocated()
     return figures
@@ -283,20 +321,26 @@ def _flax():
 
     update = jax.jit(update, donate_argnums=(0, 1))
     state = optimizer.init(parameters)
+    before = 0.0
 
     def step():
-        nonlocal parameters, state
+        nonlocal parameters, state, before
         parameters, state, loss = update(parameters, state)
-        return float(loss)
+        float(before)
+        before = loss
 
-    return _figures(_timed_steps(step), "jax", "flax", "optax")
+    def wait():
+        jax.block_until_ready(parameters)
+
+    return _figures(_timed_steps(step, wait), "jax", "flax", "optax")
 
 
 def _figures(tokens_per_second, *libraries):
     import importlib.metadata
 
-    names = {"tensorflow": "tensorflow-cpu"}
-    versions = [f"{n} {importlib.metadata.version(names.get(n, n))}" for n in libraries]
+    # TensorFlow has more than one distribution.
+    of_module = importlib.metadata.packages_distributions()
+    versions = [f"{n} {importlib.metadata.version(of_module[n][0])}" for n in libraries]
     return {"tokens_per_second": tokens_per_second, "versions": ", ".join(versions)}
 
 

@@ -62,7 +62,7 @@ def main(dtype="float32", count=4096, epochs=3):
     held_out = pictures(1000, seed=1)
     optimizers = {
         "adam": keras.optimizers.Adam(0.003),
-        "et2_orthogonal": ExtremeTensoring(0.003, orthogonalize=True),
+        "orthogonal": ExtremeTensoring.orthogonal(0.003),
     }
     found = {}
     for name, optimizer in optimizers.items():
@@ -75,7 +75,8 @@ def main(dtype="float32", count=4096, epochs=3):
         )
         model.fit(images, labels, batch_size=64, epochs=epochs, verbose=0)
         accuracy = model.evaluate(*held_out, verbose=0)[1]
-        scalars = memory_report(model, [name]).totals[name]["scalars"]
+        (total,) = memory_report(model, [optimizer]).totals.values()
+        scalars = total["scalars"]
         found[name] = scalars, accuracy
         print(f"{name}: {scalars:,} scalars of state, {accuracy:.1%} right")
     return found

@@ -5,7 +5,7 @@
     python -m examples.keras_hub_finetuning
 
 The model has the shape of a preset and random weights, so that nothing is downloaded:
-with the preset's weights, replace `backbone(...)` by
+with the preset's weights, replace `BertBackbone(**PRESET)` by
 `keras_hub.models.BertBackbone.from_preset("bert_tiny_en_uncased")`.
 """
 
@@ -44,7 +44,7 @@ def main(count=4096, epochs=1):
 
     optimizers = {
         "adam": keras.optimizers.Adam(0.0005),
-        "et2_orthogonal": ExtremeTensoring(0.0005, orthogonalize=True),
+        "orthogonal": ExtremeTensoring.orthogonal(0.0005),
     }
     found = {}
     for name, optimizer in optimizers.items():
@@ -59,7 +59,8 @@ def main(count=4096, epochs=1):
         )
         model.fit(*sentences(count, 0), batch_size=32, epochs=epochs, verbose=0)
         accuracy = model.evaluate(*sentences(1000, 1), verbose=0)[1]
-        size = memory_report(model, [name]).totals[name]["bytes"]
+        (total,) = memory_report(model, [optimizer]).totals.values()
+        size = total["bytes"]
         found[name] = size, accuracy
         print(f"{name}: {size:,} bytes of state, {accuracy:.1%} right")
     return found

@@ -17,7 +17,7 @@ def main(steps=300):
     model = keras.Sequential(
         [keras.Input((32,)), keras.layers.Dense(64, "tanh"), keras.layers.Dense(4)]
     )
-    optimizer = ExtremeTensoring(0.003, orthogonalize=True)
+    optimizer = ExtremeTensoring.orthogonal(0.003)
     weights = model.trainable_variables
     optimizer.build(weights)
     rng = np.random.default_rng(0)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from benchmarks.measure import RETURNING_MEMORY
 from extreme_tensoring_tf import ExtremeTensoring
 from extreme_tensoring_tf import memory_report
 
@@ -183,16 +184,9 @@ only_where_peaks_show = pytest.mark.skipif(
 
 
 def measured_peaks(shapes, names):
-    # With oneDNN, TensorFlow's allocator would keep what it once had.
-    # So would glibc, which raises this threshold with what is freed.
-    environment = {
-        **os.environ,
-        "TF_ENABLE_ONEDNN_OPTS": "0",
-        "MALLOC_MMAP_THRESHOLD_": str(2**20),
-    }
     output = subprocess.run(
         [sys.executable, "-c", MEASURE, json.dumps([shapes, names])],
-        env=environment,
+        env=os.environ | RETURNING_MEMORY,
         check=True,
         capture_output=True,
     ).stdout

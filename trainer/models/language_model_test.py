@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from benchmarks.measure import RETURNING_MEMORY
 from conftest import unmeasured_environment
 from trainer import registry
 from trainer.errors import UsageError
@@ -144,7 +145,7 @@ def peak(rows, layers, vocab_size, remat=0):
     arguments = map(str, (rows, layers, vocab_size, remat))
     output = subprocess.run(
         [sys.executable, "-c", _PEAKS, *arguments],
-        env={**unmeasured_environment(), "TF_ENABLE_ONEDNN_OPTS": "0"},
+        env={**unmeasured_environment(), **RETURNING_MEMORY},
         cwd=pathlib.Path(__file__).parents[2],
         check=True,
         capture_output=True,

@@ -1,6 +1,4 @@
 import dataclasses
-import pathlib
-import re
 
 import keras
 import numpy as np
@@ -11,9 +9,6 @@ from trainer import registry
 from trainer.errors import UsageError
 from trainer.hparams import HParams
 from trainer.optim import catalog
-
-ROOT = pathlib.Path(__file__).parents[2]
-
 
 NAMED = [("embedding", (300, 40)), ("kernel", (40, 40))]
 
@@ -122,18 +117,6 @@ def test_an_optimizer_that_does_not_accumulate_is_refused(monkeypatch):
     assert catalog.create(HParams(), []).gradient_accumulation_steps is None
     with pytest.raises(UsageError, match="does not take it from the hparams"):
         catalog.create(HParams(gradient_accumulation_steps=2), [])
-
-
-def test_every_name_is_mentioned():
-    """A registered optimizer that no page and no program names is dead."""
-    texts = [
-        path.read_text("utf-8")
-        for pattern in ("README.md", "docs/*.md", "trainer/**/*.py")
-        for path in ROOT.glob(pattern)
-        if path.name not in ("catalog.py", "catalog_test.py")
-    ]
-    words = set(re.findall(r"\w+", " ".join(texts)))
-    assert set(registry.optimizers.names()) <= words
 
 
 def test_the_constant_is_that_of_the_entry_or_of_the_hparams():
