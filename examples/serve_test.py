@@ -81,7 +81,7 @@ def test_concurrent_clients_get_their_own_answers(port, trained):
         trained.model, trained.processor, texts, trained.max_length, 512
     )
     expected = {text: s.evaluation for text, s in zip(texts, lines)}
-    jobs = 6 * [("/score", {"texts": [t]}) for t in texts] + 6 * [
+    jobs = 2 * [("/score", {"texts": [t]}) for t in texts] + 2 * [
         ("/generate", {"prompts": [t[:-2]], "length": 8, "seed": 3}) for t in texts
     ]
     with concurrent.futures.ThreadPoolExecutor(16) as pool:

@@ -26,8 +26,18 @@ def sparse_gradients(shape, steps, touched=9):
         yield tf.IndexedSlices(values, indices, dense_shape=shape)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    "level, form",
+    [
+        pytest.param(
+            level,
+            form,
+            marks=[] if level == 2 or form == "everything" else [pytest.mark.slow],
+        )
+        for level in LEVELS
+        for form in FORMS
+    ],
+)
 def test_sparse_is_dense(level, form):
     for shape in SHAPES:
         values = np.random.default_rng(1).normal(size=shape)
