@@ -116,4 +116,4 @@ gpu-kit: .venv/installed
 	  --data_dir=$(DATA) --problem=$(PROBLEM)
 
 clean:
-	rm -rf .venv .venv-jax .tox .coverage mutants *.egg-info build demo_output gpu_kit
+	rm -rf .venv .venv-jax .tox .coverage mutants *.egg-info build *_output gpu_kit

@@ -27,6 +27,7 @@ from pydantic import BaseModel
 from pydantic import Field
 
 MAX_BODY = 1_000_000  # bytes
+SPACE_MARK = "\u2581"  # of SentencePiece
 
 
 def utf8(text: str) -> str:
@@ -65,6 +66,10 @@ def create_app(folder=None) -> FastAPI:
 
     def encode(texts, most, suffix=()):
         """Returns (B, T) ids, filled up with padding."""
+        for number, text in enumerate(texts, start=1):
+            if SPACE_MARK in text:
+                reason = f"text {number} has U+2581, a space to SentencePiece"
+                raise HTTPException(422, reason)
         rows = [[*vocabulary.encode(text.strip()), *suffix] for text in texts]
         for number, row in enumerate(rows, start=1):
             if len(row) > most:

@@ -116,6 +116,7 @@ def test_a_batch_of_texts(port):
         ("/score", {"texts": ["a"] * 65}, 422, "at most 64 items"),
         ("/score", {"texts": "a"}, 422, "valid list"),
         ("/score", {"texts": ["bo " * 400]}, 422, "tokens; the most is 32"),
+        ("/score", {"texts": ["a", "a\u2581b"]}, 422, "text 2 has U+2581, a space to"),
         ("/score", b"{", 422, "JSON"),
         ("/score", {"text": ["a"]}, 422, "Field required"),
         ("/score", rb'{"texts": ["\ud800"]}', 422, "surrogates not allowed"),

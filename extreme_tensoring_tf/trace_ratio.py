@@ -86,6 +86,8 @@ class TraceRatio(keras.callbacks.Callback):
 
     def ratios(self) -> dict[str, float]:
         """Returns the ratios of the steps so far, by the names that are logged."""
+        # In `fit` on JAX the variables have no values until the model is asked for.
+        _ = self.model
         ours, adagrads = zip(*(self._traces(p) for p in self._paths))
         ratios = {"trace_ratio": float(np.sqrt(sum(ours) / sum(adagrads)))}
         for path, a, b in zip(self._paths.values(), ours, adagrads):

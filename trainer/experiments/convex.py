@@ -128,7 +128,7 @@ def minimize(problem, optimizer, steps, label, on_evaluation):
     curve = []
     for step in progress.over(range(steps + 1), label):
         loss, gradient = problem.value_and_gradient(keras.ops.convert_to_numpy(w))
-        if step % every == 0:
+        if step % every == 0 or step == steps:
             curve.append((step, loss))
             if step and step % max(1, steps // 5) == 0:
                 on_evaluation(step, loss)
@@ -143,7 +143,8 @@ def conduct(scale, output_dir):
     from trainer.optim import optimizer_state
 
     settings = dataclasses.asdict(scale)
-    settings = {n: settings[n] for n in ("train_steps", "points", "features")}
+    names = ("experiment", "train_steps", "points", "features")
+    settings = {n: settings[n] for n in names}
     problems = [Problem(scale, seed) for seed in range(scale.seeds)]
     found = results.Results(output_dir / "results.jsonl")
     floors = [

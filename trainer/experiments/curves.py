@@ -27,7 +27,10 @@ def main(argv):
         paths.check_file(path, f"{name}: {path}")
     if paths.is_stream(picture):
         raise UsageError(f"{name} is no file: two are written, NAME.png and NAME.svg")
-    curves = {paths.named(run).name: read(run, _TAG.value) for run in _RUNS.value}
+    curves = {
+        name: read(run, _TAG.value)
+        for name, run in zip(names(_RUNS.value), _RUNS.value)
+    }
     from trainer.experiments import report
 
     report.curves_plot(_FILE.value, curves, "step", _TAG.value, log_y=_LOG.value)
@@ -35,6 +38,12 @@ def main(argv):
         (step, value), lowest = points[-1], min(value for _, value in points)
         print(f"{name}: {value:.4f} at step {step:,}, lowest {lowest:.4f}")
     print(f"plots: {pathlib.Path(_FILE.value).with_suffix('')}.png and .svg")
+
+
+def names(runs):
+    """Returns names of folders, those of the last parts of their paths that differ."""
+    last = [paths.named(run).name for run in runs]
+    return last if len(set(last)) == len(last) else [str(run) for run in runs]
 
 
 def read(run, tag):

@@ -23,6 +23,11 @@ def test_curves_of_a_run(trained, tmp_path):
         curves.read(run, "dev/loss")
 
 
+def test_runs_of_equal_names_are_told_apart():
+    assert curves.names(["old/adam", "new/et2"]) == ["adam", "et2"]
+    assert curves.names(["old/adam", "new/adam"]) == ["old/adam", "new/adam"]
+
+
 def test_a_picture_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     (tmp_path / "c.svg").mkdir()
     for file, reason in (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 import time
 
 from absl import flags
@@ -17,6 +18,7 @@ class Scale:
 
     entries: tuple  # what is compared: names of optimizers, mostly
     train_steps: int
+    experiment: str = ""  # its name, which `entry_point` gives
     trials: int = 1  # values of c for each entry, see `comparison`
     seeds: int = 1
     tmp_dir: str | None = None  # folder of the raw data
@@ -38,7 +40,7 @@ def entry_point(
     """
     which = flags.DEFINE_enum("scale", default, list(scales), "Which settings.")
     output_dir = cli.DEFINE_path(
-        "output_dir", None, "Folder of the results. Default: SCALE_output."
+        "output_dir", None, "Folder of the results. Default: EXPERIMENT_SCALE_output."
     )
     changes = [
         *changes,
@@ -55,11 +57,13 @@ def entry_point(
         scale = scales[which.value]
         if "hparams" in given:
             given["hparams"] = scale.hparams + "," + given["hparams"]
-        scale = dataclasses.replace(scale, **given)
+        spec = sys.modules[module].__spec__  # whose name is not __main__
+        name = (spec.name if spec else module).rpartition(".")[2]
+        scale = dataclasses.replace(scale, experiment=name, **given)
         if needs_data and not (scale.tmp_dir or getattr(scale, "data_dir", None)):
             cli.require(changes[-1])
         started = time.time()
-        folder = pathlib.Path(output_dir.value or f"{which.value}_output")
+        folder = pathlib.Path(output_dir.value or f"{name}_{which.value}_output")
         conduct(scale, folder)
         print(f"total: {time.time() - started:.0f} s")
 

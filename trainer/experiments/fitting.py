@@ -4,7 +4,7 @@ import contextlib
 
 
 def fit(model, batches, train_steps, label, evaluate, on_evaluation):
-    """Trains a compiled Keras model and evaluates it five times, evenly spaced.
+    """Trains a compiled Keras model and evaluates it five times or so, evenly spaced.
 
     Args:
         model: compiled.
@@ -22,10 +22,11 @@ def fit(model, batches, train_steps, label, evaluate, on_evaluation):
     from trainer import progress
     from trainer.optim import optimizer_state
 
-    epochs = min(5, train_steps)
+    # As many epochs as divide the steps, of five at most.
+    epochs = max(n for n in range(1, 6) if train_steps % n == 0)
     steps = train_steps // epochs
     curve = []
-    shown = progress.Progress(epochs * steps, label=label)
+    shown = progress.Progress(train_steps, label=label)
 
     class Evaluation(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs):

@@ -73,7 +73,7 @@ def train(runs, name, constant, seed, on_evaluation):
     keras.backend.clear_session(free_memory=True)
     keras.utils.set_random_seed(seed)
     description = dataset.load_description(runs.data_dir, scale.problem)
-    model = gpt2(hparams, description.vocab_size, scale.max_length - 1)
+    model = gpt2(hparams, description.vocab_size, description.max_length - 1)
     hparams = dataclasses.replace(
         hparams, optimizer=name, learning_rate_constant=constant
     )
@@ -141,7 +141,9 @@ def conduct(scale, output_dir):
     print(f"plot: {output_dir / 'curves.png'}")
 
 
-run = experiment.entry_point(conduct, SCALES, __doc__, __name__)
+run = experiment.entry_point(
+    conduct, SCALES, __doc__, __name__, changes=language_modeling.define_changes()
+)
 
 if __name__ == "__main__":
     run()

@@ -1,13 +1,16 @@
 """Trains one language model after another on the same text, for four experiments."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 
 from absl import flags
 
 from trainer.bin import cli
+from trainer.errors import UsageError
 from trainer.experiments import experiment
+from trainer.files import write_text
 
 flags.disclaim_key_flags()  # they are flags of the module that asks for them
 
@@ -59,25 +62,55 @@ class Runs:
 
     def __init__(self, scale, output_dir):
         from trainer import registry
-        from trainer.data import datagen
         from trainer.data import dataset
 
         self.scale = scale
         self.output_dir = pathlib.Path(output_dir)
         self.data_dir = scale.data_dir or str(self.output_dir / "data")
-        if scale.data_dir:
-            dataset.load_description(self.data_dir, scale.problem)
-        elif not dataset.Paths(self.data_dir, scale.problem).description.is_file():
-            problem = registry.problems.get(scale.problem)
-            datagen.generate(problem, scale.tmp_dir, self.data_dir, scale.max_length)
+        if not scale.data_dir:
+            self._make_data(scale)
+        self.description = dataset.load_description(self.data_dir, scale.problem)
         self.hparams = registry.hparams_sets.get(scale.hparams_set)().override(
             scale.hparams
         )
 
+    def _make_data(self, scale):
+        """Makes the data in the folder of results, unless it is there.
+
+        Raises:
+            UsageError: what is there was made of other text or in other rows.
+        """
+        from trainer import registry
+        from trainer.data import datagen
+        from trainer.data import dataset
+
+        made_of = pathlib.Path(self.data_dir, f"{scale.problem}.made_of.json")
+        source = {
+            "tmp_dir": str(pathlib.Path(scale.tmp_dir).resolve()),
+            "max_length": scale.max_length,
+        }
+        if not dataset.Paths(self.data_dir, scale.problem).description.is_file():
+            problem = registry.problems.get(scale.problem)
+            datagen.generate(problem, scale.tmp_dir, self.data_dir, scale.max_length)
+            write_text(made_of, json.dumps(source))
+        elif made_of.is_file():
+            before = json.loads(made_of.read_text("utf-8"))
+            for flag, value in before.items():
+                if value != source[flag]:
+                    raise UsageError(
+                        f"{self.data_dir} was made with --{flag}={value}, this start "
+                        f"has {source[flag]}: give another --output_dir"
+                    )
+
     def settings(self):
         """Returns the settings that tell these runs from others in the folder."""
-        names = ("problem", "hparams_set", "hparams", "train_steps", "max_length")
-        return {n: getattr(self.scale, n) for n in names}
+        names = ("problem", "hparams_set", "hparams", "train_steps", "dtype")
+        settings = {n: getattr(self.scale, n) for n in names}
+        data = json.dumps(dataclasses.asdict(self.description), sort_keys=True)
+        return settings | {
+            "experiment": self.scale.experiment,
+            "data": hashlib.sha256(data.encode()).hexdigest()[:16],
+        }
 
     def run(self, hparams, **others):
         """Returns the `Run` of one model, of `hparams` and of `others`."""
@@ -155,7 +188,7 @@ def define_changes():
 
 
 def known_constant(optimizer):
-    """Returns the c that goes with a registered optimizer."""
+    """Returns the c that goes with a registered optimizer, at the width it is of."""
     from trainer import registry
 
     return registry.optimizers.learning_rate_constant(optimizer)

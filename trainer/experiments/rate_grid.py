@@ -126,11 +126,21 @@ class Grid:
         self._records = records
 
     def members(self, entry):
-        """Returns the `population.Member`s of an entry."""
+        """Returns the `population.Member`s of an entry.
+
+        Raises:
+            UsageError: the entry gives what the grid does.
+        """
         from trainer import registry
         from trainer.experiments import comparison
         from trainer.training.population import Member
 
+        for name in ("learning_rate_constant", "learning_rate_warmup_steps"):
+            if f"/{name}=" in entry:
+                raise UsageError(
+                    f"entry {entry!r} gives {name}, which the grid does: give "
+                    "--warmups, or more --trials"
+                )
         hparams = self._runs.hparams.override(tradeoff.assignments(entry))
         constant = registry.optimizers.learning_rate_constant(
             hparams.optimizer, hparams.hidden_size

@@ -76,7 +76,9 @@ def watched(runs, name, steps):
     return record | {"ratios": ratios.points, "variables": variables}
 
 
-run = experiment.entry_point(conduct, SCALES, __doc__, __name__)
+run = experiment.entry_point(
+    conduct, SCALES, __doc__, __name__, changes=language_modeling.define_changes()
+)
 
 if __name__ == "__main__":
     run()

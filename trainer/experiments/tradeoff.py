@@ -3,6 +3,11 @@
 What the experiments `memory_performance` and `orthogonal_form` share.
 """
 
+import hashlib
+import json
+import math
+import shutil
+
 from trainer.data.tokenizer import EOS_ID
 from trainer.experiments import language_modeling
 from trainer.hparams import HParams
@@ -27,14 +32,19 @@ def conduct(scale, output_dir):
     from trainer.experiments import report
 
     for name in scale.entries:  # a wrong one is told before anything is made
-        known_constant(name)
+        known_constant(name, scale.hparams)
     runs = language_modeling.Runs(scale, output_dir)
+    settings = runs.settings() | {"checkpoints": bool(scale.samples)}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def folder(name, constant, seed):
-        run = f"{name.replace('/', '-')}-c{constant:.3g}-{scale.train_steps}-seed{seed}"
+        run = f"{name.replace('/', '-')}-c{constant:.3g}-seed{seed}-{digest[:8]}"
         return str(output_dir / "runs" / run)
 
     def train(name, constant, seed, on_evaluation):
+        if scale.samples:
+            # What a start that was cut off left has figures of a part of the run.
+            shutil.rmtree(folder(name, constant, seed), ignore_errors=True)
         return runs.train(
             f"{name} c={constant:.3g} seed {seed}",
             seed,
@@ -46,14 +56,17 @@ def conduct(scale, output_dir):
 
     compared = comparison.Comparison(
         output_dir,
-        runs.settings() | {"checkpoints": bool(scale.samples)},
+        settings,
         scale,
-        known_constant,
+        lambda name: known_constant(name, scale.hparams),
         train,
         reuse_trials=not scale.samples,  # a trial leaves no model to draw from
     )
     finished = {name: compared.records(name) for name in scale.entries}
-    floor = language_modeling.known_perplexity(scale.tmp_dir)
+    # Of which text --data_dir was made is not known.
+    floor = (
+        None if scale.data_dir else language_modeling.known_perplexity(scale.tmp_dir)
+    )
     report.publish(table(finished, floor), output_dir)
     plot(finished, floor, output_dir)
     print(f"plots: {output_dir / 'perplexity.png'}, {output_dir / 'curves.png'}")
@@ -69,14 +82,19 @@ def assignments(entry):
     return ",".join(["optimizer=" + entry.partition("/")[0], *entry.split("/")[1:]])
 
 
-def known_constant(entry):
-    """Returns the c that goes with the optimizer of an entry.
+def known_constant(entry, changes=""):
+    """Returns the c of an entry: its own, or that which goes with its optimizer.
+
+    Args:
+        entry: see `conduct`.
+        changes: hyperparameters of all entries, "name=value,name=value".
 
     Raises:
         UsageError: the optimizer or a hyperparameter is unknown.
     """
-    hparams = HParams().override(assignments(entry))
-    return language_modeling.known_constant(hparams.optimizer)
+    hparams = HParams().override(changes).override(assignments(entry))
+    own = hparams.learning_rate_constant
+    return own or language_modeling.known_constant(hparams.optimizer)
 
 
 def print_samples(output_dir, count):
@@ -99,7 +117,11 @@ def table(finished, floor=None):
     columns += ("nats per token", "perplexity per word", "seconds a run")
     rows = []
     for name, records in finished.items():
-        first = records[0]
+        whole = [record for record in records if "diverged" not in record]
+        if not whole:
+            rows.append((name, f"{records[0]['c']:.3g}", "", "", "diverged", "", ""))
+            continue
+        first = whole[0]
         scalars = first["state_scalars"]
         rows.append(
             (
@@ -109,7 +131,7 @@ def table(finished, floor=None):
                 f"{100 * scalars / first['parameters']:.3g}%",
                 report.mean_and_spread(_of(records, "nats_per_token"), 4),
                 report.mean_and_spread(_of(records, "perplexity_per_word"), 2),
-                f"{sum(r['seconds'] for r in records) / len(records):.1f}",
+                f"{sum(r['seconds'] for r in whole) / len(whole):.1f}",
             )
         )
     if floor:
@@ -118,12 +140,17 @@ def table(finished, floor=None):
 
 
 def _of(records, figure):
-    return [record["dev"][figure] for record in records]
+    return [record.get("dev", {}).get(figure, math.nan) for record in records]
 
 
 def plot(finished, floor, output_dir):
     from trainer.experiments import report
 
+    finished = {
+        name: whole
+        for name, records in finished.items()
+        if (whole := [record for record in records if "diverged" not in record])
+    }
     report.memory_plot(
         output_dir / "perplexity",
         {

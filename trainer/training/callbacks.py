@@ -67,6 +67,10 @@ class Interruption(Part):
             self.signal = signal.Signals[reason]
             self.state.stop()
 
+    def on_train_end(self, logs=None):
+        if self._received:  # in the evaluation of the last step, or while it is saved
+            self.signal = signal.Signals[self._received]
+
     def close(self):
         while self._before:
             signal.signal(*self._before.popitem())

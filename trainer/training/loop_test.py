@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -268,3 +269,18 @@ def test_a_rate_that_ends_before_the_run_is_refused(data_dir):
     building.check_schedule(dataclasses.replace(ended, train_steps=8))
     twice = dataclasses.replace(ended.hparams, gradient_accumulation_steps=2)
     building.check_schedule(dataclasses.replace(ended, train_steps=17, hparams=twice))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_signal_in_the_last_evaluation_is_heeded(data_dir, steps):
+    """After which no step comes that could see it."""
+
+    def on_evaluation(step, evaluation):
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    result = loop.train(
+        run(data_dir, steps=steps, optimizer="sgd"), on_evaluation=on_evaluation
+    )
+    assert result.steps == steps and result.interrupted_by == "SIGTERM"
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -74,6 +74,7 @@ def create_study(
     seed: int = 0,
     first: Sequence[dict] = (),
     settings: dict | None = None,
+    alone: bool = False,
 ):
     """Returns the Optuna study of a name in an SQLite file; a new one if none is there.
 
@@ -83,6 +84,8 @@ def create_study(
         seed: of the search.
         first: values to try first, {hparam: value} each, also after an interruption.
         settings: None, or those of its trials, of `settings_of`.
+        alone: whether no other process works on the study: a trial that is under way
+            was cut off.
 
     Raises:
         UsageError: its trials are of other settings.
@@ -109,6 +112,9 @@ def create_study(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             optuna.storages.fail_stale_trials(study)
+        if alone:
+            for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         # A trial that was interrupted left nothing: its values are to be tried again.
         kept = [t for t in study.trials if t.state != optuna.trial.TrialState.FAIL]
         tried = [trial.system_attrs.get("fixed_params") for trial in kept]
@@ -177,11 +183,6 @@ def optimize(
     """
     import optuna
 
-    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-
-    def count():
-        return sum(trial.state in ended for trial in study.trials)
-
     def with_reason(trial):
         try:
             return objective(trial)
@@ -189,7 +190,7 @@ def optimize(
             trial.set_user_attr("reason", str(end))
             raise
 
-    while count() < trials:
+    while len(ended(study)) < trials:
         study.optimize(
             with_reason,
             n_trials=1,
@@ -197,8 +198,20 @@ def optimize(
         )
 
 
-def best_trial(study):
+def ended(study) -> list:
+    """Returns the trials of a study that ended, pruned ones too."""
+    import optuna
+
+    states = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
+    return study.get_trials(states=states)
+
+
+def best_trial(study, counts: Callable[[Any], bool] = lambda trial: True):
     """Returns the trial of a study with the lowest value, of those that ran to the end.
+
+    Args:
+        study: of `create_study`.
+        counts: whether a trial is one of those to choose from.
 
     Raises:
         UsageError: none did.
@@ -206,7 +219,7 @@ def best_trial(study):
     import optuna
 
     states = (optuna.trial.TrialState.COMPLETE,)  # pruned ones have values, too
-    if complete := study.get_trials(states=states):
+    if complete := [*filter(counts, study.get_trials(states=states))]:
         return min(complete, key=lambda trial: trial.value)
     reasons = [t.user_attrs["reason"] for t in study.trials if "reason" in t.user_attrs]
     last = f", the last one because: {reasons[-1]}" if reasons else ""
@@ -216,11 +229,14 @@ def best_trial(study):
     )
 
 
-def pruning(trial, last_step: float) -> Callable[[int, float], None]:
+def pruning(
+    trial, last_step: float, first_step: float = 0
+) -> Callable[[int, float], None]:
     """Returns a function of step and loss that ends a trial.
 
-    A trial ends that has diverged, or that is worse at a step before `last_step` than
-    the median of the trials before.
+    A trial ends that has diverged, or that is worse at a step from `first_step` on and
+    before `last_step` than the median of the trials before. While rates warm up the
+    lower one is always worse.
     """
     import optuna
 
@@ -228,7 +244,7 @@ def pruning(trial, last_step: float) -> Callable[[int, float], None]:
         if not math.isfinite(loss):
             raise optuna.TrialPruned(f"diverged at step {step}")
         trial.report(loss, step)
-        if step < last_step and trial.should_prune():
+        if first_step <= step < last_step and trial.should_prune():
             raise optuna.TrialPruned(f"no better than the median at step {step}")
 
     return prune
@@ -266,7 +282,6 @@ def training_objective(run: "Run", ranges: dict[str, Range]) -> Callable[[Any], 
     def objective(trial):
         changes = {name: r.suggest(trial, name) for name, r in ranges.items()}
         keras.backend.clear_session(free_memory=True)
-        prune = pruning(trial, run.train_steps)
         label = ", ".join(f"{k}={_show(v)}" for k, v in changes.items())
         # Of the errors of a trial, those that other trials need not have.
         try:
@@ -274,6 +289,9 @@ def training_objective(run: "Run", ranges: dict[str, Range]) -> Callable[[Any], 
             trial_run = dataclasses.replace(
                 run, hparams=hparams, output_dir=None, label=label
             )
+            warmup = hparams.learning_rate_warmup_steps
+            warmup *= hparams.gradient_accumulation_steps
+            prune = pruning(trial, run.train_steps, warmup)
             with pruning_diverged():
                 result = loop.train(
                     trial_run,
