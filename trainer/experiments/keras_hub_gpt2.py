@@ -82,19 +82,29 @@ def train(runs, name, constant, seed, on_evaluation):
         loss=keras.losses.SparseCategoricalCrossentropy(
             from_logits=True, reduction="mean_with_sample_weight"
         ),
-        weighted_metrics=[],
+        # The loss of an evaluation is the mean of its batches', whatever their tokens.
+        weighted_metrics=[
+            keras.metrics.SparseCategoricalCrossentropy("nats", from_logits=True)
+        ],
         jit_compile="auto",
     )
     (dev,) = batches.buckets(runs.data_dir, description, "dev")
     dev = shifted(np.stack([dev[i][1] for i in range(len(dev))]))
     buckets = batches.buckets(runs.data_dir, description, "train")
     batches = batches.training_batches(buckets, hparams.batch_size, seed)
+
+    def nats_per_token():
+        figures = model.evaluate(
+            *dev[:2], sample_weight=dev[2], verbose=0, return_dict=True
+        )
+        return figures["nats"]
+
     return fitting.fit(
         model,
         (shifted(rows) for rows, _ in batches),
         scale.train_steps,
         f"{name} c={constant:.3g} seed {seed}",
-        lambda: model.evaluate(*dev[:2], sample_weight=dev[2], verbose=0),
+        nats_per_token,
         on_evaluation,
     )
 

@@ -44,6 +44,14 @@ def test_every_point_is_run_once(tmp_path):
     assert again.stdout.splitlines()[:-1] == lines and "total:" in seconds
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="a grid is one program of JAX")
+def test_an_entry_cannot_give_what_the_grid_does(tmp_path):
+    entry = "adam/learning_rate_warmup_steps=5"
+    done = call("rate_grid", f"--entries={entry}", f"--output_dir={tmp_path}")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"entry '{entry}' gives learning_rate_warmup_steps, which" in done.stderr
+
+
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX can")
 def test_without_jax(tmp_path):
     done = call("rate_grid", f"--output_dir={tmp_path / 'out'}")
