@@ -22,6 +22,7 @@ _HEARTBEAT_SECONDS = 30
 _WAIT_SECONDS = 300  # for the first process to say something
 
 _process, _processes = 0, 1
+_refused = False  # what the first process refused ends them all
 _numbers = itertools.count()  # of what processes tell each other; the same in all
 
 
@@ -99,6 +100,7 @@ def from_first(function: Callable[[], Any]) -> Any:
         function: its result is what JSON can hold. A `UsageError` is raised in all
             processes.
     """
+    global _refused
     if _processes == 1:
         return function()
     key = f"trainer/said/{next(_numbers)}"
@@ -107,6 +109,7 @@ def from_first(function: Callable[[], Any]) -> Any:
             value = function()
         except UsageError as error:
             _client().key_value_set(key, json.dumps({"error": str(error)}))
+            _refused = True
             raise
         _client().key_value_set(key, json.dumps({"value": value}))
         return value
@@ -114,6 +117,7 @@ def from_first(function: Callable[[], Any]) -> Any:
         text = _client().blocking_key_value_get(key, 1000 * _WAIT_SECONDS)
     said = json.loads(text)
     if "error" in said:
+        _refused = True
         raise UsageError(said["error"])
     return said["value"]
 
@@ -201,10 +205,27 @@ def leave(status: int) -> None:
     if status == 1:
         sys.stdout.flush()
         sys.stderr.flush()
+        if _refused:
+            _leave_after_the_others()
         os._exit(status)
     import jax
 
     jax.distributed.shutdown()
+
+
+def _leave_after_the_others():
+    """Waits in the first process until the others have said why they end.
+
+    With the first one goes what connects them: JAX aborts who is left.
+    """
+    from jax.errors import JaxRuntimeError
+
+    with contextlib.suppress(JaxRuntimeError):
+        if not is_first():
+            _client().key_value_set(f"trainer/left/{_process}", "gone")
+            return
+        for other in range(1, _processes):
+            _client().blocking_key_value_get(f"trainer/left/{other}", 10_000)
 
 
 def _client():
