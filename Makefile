@@ -61,8 +61,9 @@ test-bazel: .venv/installed
 	bazel test //extreme_tensoring_tf/...
 
 # Lines of both packages that the tests run on TensorFlow and on JAX, in every process
-# that they start: an error below `fail_under`. An hour on two cores. It goes on where it
-# was interrupted: the data of a folder of tests are kept until a module changes.
+# that they start: an error below `fail_under`. 45 minutes on two cores, by
+# `make -j2 coverage`. It goes on where it was interrupted: the data of a folder of tests
+# are kept until a module changes.
 # A process for each module of the optimizer's tests: XLA keeps every program that it ever
 # compiled, by three maps of memory for each kernel, and Linux gives a process 65,530.
 MEASURED = $(wildcard extreme_tensoring_tf/*_test.py trainer/*_test.py) \
