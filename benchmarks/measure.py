@@ -149,7 +149,7 @@ def peak_temporary_bytes(function):
         clear.write_text("5")  # the peak starts anew
         before = _memory("VmRSS")
         function()
-        peaks.append(_memory("VmHWM") - before)
+        peaks.append(max(0, _memory("VmHWM") - before))
     return min(peaks)
 
 

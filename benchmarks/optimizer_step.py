@@ -12,6 +12,7 @@ says (JAX), or the peak of resident memory during a call on the CPU, in a proces
 its own, whose allocators give back what is freed.
 """
 
+import math
 import os
 import pathlib
 import statistics
@@ -96,8 +97,35 @@ def main(argv):
 
 def measure(shapes, names, backend, rounds, updates=1, before_timing=None):
     """Returns the figures of each optimizer: a dict that `tables.updates` shows."""
-    import numpy as np
+    # First, while this process holds nothing: there may be memory for one.
+    found = {}
+    if backend != "jax":  # whose compiler says it
+        found = apart(
+            "benchmarks.optimizer_step",
+            "--temporary",
+            f"--preset={_PRESET.value}",
+            f"--optimizers={','.join(names)}",
+            f"--backend={backend}",
+            environment=RETURNING_MEMORY,
+        )
+    rows, bandwidth = timings(shapes, names, backend, rounds, updates, before_timing)
+    parameters = sum(map(math.prod, shapes))
+    for name, row in rows.items():
+        if name in MOVES:
+            traffic = 4 * MOVES[name] * parameters / (row["milliseconds"] / 1e3)
+            row["share_of_copy_bandwidth"] = traffic / bandwidth
+    for name, peak in found.items():
+        rows[name]["temporary_bytes"] = peak
+    return {
+        "parameters": parameters,
+        "largest_variable_bytes": 4 * max(map(math.prod, shapes)),
+        "copy_bandwidth": bandwidth,
+        "optimizers": rows,
+    }
 
+
+def timings(shapes, names, backend, rounds, updates, before_timing):
+    """Returns {optimizer: its figures but for peaks}, and the bandwidth of a copy."""
     contestants.keras_optimizer("sgd")  # imports Keras, which is no part of a call
     grads, values = arrays(shapes)
     steps, rows = {}, {}
@@ -117,35 +145,12 @@ def measure(shapes, names, backend, rounds, updates=1, before_timing=None):
     for _ in progress.over(range(rounds), unit="round"):
         for name, step in steps.items():
             times[name].append(timed(step.run, updates) / updates)
-    parameters = sum(int(np.prod(s)) for s in shapes)
+    for name, row in rows.items():
+        row["milliseconds"] = 1e3 * statistics.median(times[name])
     with traced(_PROFILE.value):
         for step in steps.values():
             step.run(1)
-    bandwidth = copy_bandwidth()
-    for name, row in rows.items():
-        row["milliseconds"] = 1e3 * statistics.median(times[name])
-        if name in MOVES:
-            traffic = 4 * MOVES[name] * parameters / statistics.median(times[name])
-            row["share_of_copy_bandwidth"] = traffic / bandwidth
-    steps.clear()
-    unknown = [n for n, row in rows.items() if row["temporary_bytes"] is None]
-    if unknown:
-        found = apart(
-            "benchmarks.optimizer_step",
-            "--temporary",
-            f"--preset={_PRESET.value}",
-            f"--optimizers={','.join(unknown)}",
-            f"--backend={backend}",
-            environment=RETURNING_MEMORY,
-        )
-        for name, peak in found.items():
-            rows[name]["temporary_bytes"] = peak
-    return {
-        "parameters": parameters,
-        "largest_variable_bytes": 4 * max(int(np.prod(s)) for s in shapes),
-        "copy_bandwidth": bandwidth,
-        "optimizers": rows,
-    }
+    return rows, copy_bandwidth()
 
 
 def arrays(shapes):

@@ -72,7 +72,9 @@ class Group:
         copied, and so is one that is watched.
         """
         if is_sparse(gradients[0]):
-            gradients = [sparse.dense(g, self.shape) for g in gradients]
+            gradients = [
+                sparse.dense(g, self.shape, self.slots.dtype) for g in gradients
+            ]
         view = self.index.view
         gradients = [ops.convert_to_tensor(g) for g in gradients]
         if math.prod(view) < STACKED and self.slots.diagonals[0] is None:

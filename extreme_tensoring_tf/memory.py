@@ -256,11 +256,11 @@ def _tensored(index, shape, dtype, settings=None, momentum_dtype=None):
 def _format_bytes(count):
     if count < 1000:
         return f"{count} B"
-    for unit in ("KB", "MB"):
+    for unit in ("KB", "MB", "GB"):
         count /= 1000
-        if count < 1000:
+        if count < 999.5:  # what has three digits when it is rounded
             return f"{count:.3g} {unit}"
-    return f"{count / 1000:.3g} GB"
+    return f"{count / 1000:.3g} TB"
 
 
 def _format_table(rows, left, footer):

@@ -158,6 +158,13 @@ def test_wrong_arguments():
         memory_report(keras.Sequential())
 
 
+@pytest.mark.parametrize(
+    "rows, text", [(249_900, "1 MB"), (249_800, "999 KB"), (300 * 10**9, "1.2 TB")]
+)
+def test_sizes_have_three_digits(rows, text):
+    assert f" {text}" in str(memory_report([(rows,)], ["adagrad"]))
+
+
 MEASURE = """
 import json, sys
 import numpy as np

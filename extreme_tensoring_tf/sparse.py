@@ -61,9 +61,13 @@ def touched_rows(gradient, index, shape, dtype):
     return slice_ids, tf.reshape(row_ids, (-1,)), matrix
 
 
-def dense(gradient, shape):
-    """Returns a sparse gradient as a tensor of the variable's shape."""
-    return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, shape[0])
+def dense(gradient, shape, dtype):
+    """Returns a sparse gradient as a tensor of the variable's shape and of a dtype.
+
+    In that dtype duplicates are summed: a thousand of them are lost in 16 bits.
+    """
+    values = tf.cast(gradient.values, dtype)
+    return tf.math.unsorted_segment_sum(values, gradient.indices, shape[0])
 
 
 def slices(matrix, slice_ids, shape):

@@ -56,6 +56,23 @@ def test_sparse_is_dense(level, form):
             )
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_duplicates_are_summed_in_the_dtype_of_the_statistics(dtype):
+    """In bfloat16 a sum of ones ends at 256, in float16 one of 1,000 above 65,504."""
+    size = 1.0 if dtype == "bfloat16" else 1000.0
+    statistics = []
+    for values in (tf.fill((1000, 4), size), tf.fill((1, 4), 1000 * size)):
+        variable = keras.Variable(np.ones((5, 4)), dtype=dtype)
+        optimizer = ExtremeTensoring.algorithm_1(0.1, level=1, jit_compile=False)
+        kind = dtype if len(values) > 1 else "float32"
+        gradient = tf.IndexedSlices(
+            tf.cast(values, kind), tf.zeros(len(values), tf.int32), dense_shape=(5, 4)
+        )
+        optimizer.apply([gradient], [variable])
+        statistics.append(optimizer._slots.statistics[0][0].numpy())
+    assert statistics[0][0] == pytest.approx(statistics[1][0]) > 0
+
+
 def test_untouched_rows_are_not_written():
     variable = keras.Variable(np.ones((100, 8)), dtype="float32")
     optimizer = ExtremeTensoring(0.1)

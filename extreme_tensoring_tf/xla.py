@@ -20,9 +20,10 @@ from extreme_tensoring_tf.slots import GroupSlots
 from extreme_tensoring_tf.variables import dtype_of
 from extreme_tensoring_tf.variables import raw
 
-# Entries of variables alike from which these are worth a program. Compiling one takes a
-# second. What it saves is passes over gradients: cheap as long as they stay in a cache.
-WORTH_COMPILING = 2**20
+# Entries of variables alike from which these are worth a program. Compiling one takes
+# half a second, and saves passes over gradients, cheap as long as they stay in a cache:
+# at this size it pays after some 400 steps, at a quarter of it after 1,000.
+WORTH_COMPILING = 2**19
 # Entries of a group in somebody's program, at most: there each group is compiled.
 GROUP_ENTRIES = 2**23
 

@@ -41,6 +41,12 @@ def begin(
     """
     import keras
 
+    if keras.backend.backend() == "torch":
+        raise UsageError(
+            "models of the trainer train on TensorFlow and JAX, and the backend is "
+            "torch: set KERAS_BACKEND. The optimizer works on torch, in `fit` and in "
+            "loops of your own"
+        )
     several = (coordinator, num_processes, process_id) != (None, None, None)
     _check(strategy, keras.backend.backend(), several)
     processes.join(coordinator, num_processes, process_id)
@@ -58,12 +64,6 @@ def _check(strategy, backend, several):
                 "several processes: give --strategy=data, too"
             )
         return
-    if backend == "torch":
-        raise UsageError(
-            f"--strategy={strategy} works on JAX and TensorFlow, and the backend is "
-            "torch: set KERAS_BACKEND, or write a loop of your own with "
-            "DistributedDataParallel"
-        )
     if backend != "jax" and (strategy == "model" or several):
         what = "--coordinator" if several else "--strategy=model"
         raise UsageError(

@@ -23,8 +23,8 @@ def test_nothing_is_asked_of_a_run_on_one_device():
 @pytest.mark.parametrize(
     "backend, arguments, message",
     [
-        ("torch", ("data", False), "--strategy=data works on JAX and TensorFlow, and"),
-        ("torch", ("model", False), "--strategy=model works on JAX and TensorFlow"),
+        ("torch", ("none", False), "train on TensorFlow and JAX, and the backend is"),
+        ("torch", ("data", False), "train on TensorFlow and JAX, and the backend is"),
         ("tensorflow", ("model", False), "--strategy=model works on JAX, and the"),
         ("tensorflow", ("data", True), "--coordinator works on JAX, and the backend"),
     ],

@@ -9,6 +9,7 @@ from trainer import registry
 from trainer.errors import UsageError
 from trainer.hparams import HParams
 from trainer.optim import catalog
+from trainer.optim import optimizer_state
 
 NAMED = [("embedding", (300, 40)), ("kernel", (40, 40))]
 
@@ -162,3 +163,14 @@ def test_every_schedule_takes_steps(name):
         assert np.isfinite(keras.ops.convert_to_numpy(variable)).all()
     assert (keras.ops.convert_to_numpy(variable) < 1).all()
     assert 0 < float(optimizer.learning_rate) < np.inf
+
+
+@pytest.mark.parametrize("name, of_a_parameter", [("sgd", 0), ("momentum", 1)])
+def test_averages_and_accumulated_gradients_are_no_state(name, of_a_parameter):
+    """Of Keras' optimizers as of ours, so that a column of state compares them."""
+    text = f"optimizer={name},ema_momentum=0.9,gradient_accumulation_steps=2"
+    weights = variables()
+    optimizer = catalog.create(HParams().override(text), weights)
+    optimizer.build(weights)
+    entries = sum(int(np.prod(v.shape)) for v in weights)
+    assert optimizer_state.state_scalars(optimizer) == of_a_parameter * entries

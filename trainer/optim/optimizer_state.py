@@ -20,14 +20,19 @@ def inner(optimizer):
 def state_scalars(optimizer) -> int:
     """Returns the scalars of an optimizer's state.
 
-    Counters, the rate and averages of weights do not count. State of another dtype
-    than float32 counts by its bytes, four a scalar.
+    Counters, the rate, averages of weights and accumulated gradients do not count.
+    State of another dtype than float32 counts by its bytes, four a scalar.
     """
     optimizer = inner(optimizer)
     if hasattr(optimizer, "state_size"):
         return optimizer.state_size
     counters = {"iteration", "learning_rate", "seed_generator_state"}
-    kept = [v for v in optimizer.variables if v.name not in counters]
+    # Keras' own averages of weights, and sums of the gradients of several batches.
+    lists = ("_model_variables_moving_average", "_accumulated_gradients")
+    others = {id(v) for name in lists for v in getattr(optimizer, name, None) or ()}
+    kept = [
+        v for v in optimizer.variables if v.name not in counters and id(v) not in others
+    ]
     return sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in kept) // 4
 
 

@@ -235,13 +235,12 @@ class Checkpoints(Part):
 
     def on_train_batch_end(self, batch, logs=None):
         state = self.state
-        known = self._unproven and state.loss_step > self._unproven[1]
-        if known and math.isfinite(state.loss):
-            self.close()
+        self._settle()
         due = state.is_due(self._run.save_checkpoints_steps) or state.stopping
         if not due:
             return
         state.sync()
+        self._settle()  # before another one is there whose loss is not known
         if state.diverged_at:
             return
         try:
@@ -249,6 +248,12 @@ class Checkpoints(Part):
             self._unproven = path, state.step
         except checkpoints.NotFinite:
             state.diverge()
+
+    def _settle(self):
+        """Drops older checkpoints once the newest one's loss is known, and finite."""
+        known = self._unproven and self.state.loss_step > self._unproven[1]
+        if known and math.isfinite(self.state.loss):
+            self.close()
 
     def close(self):
         if self._unproven and not math.isfinite(self.state.loss):

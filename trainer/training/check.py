@@ -7,6 +7,9 @@ import sys
 import tempfile
 import time
 
+import keras
+
+from extreme_tensoring_tf.variables import has_accelerator
 from trainer.data import dataset
 from trainer.runs import checkpoints
 from trainer.training import building
@@ -48,11 +51,17 @@ def check(run: Run) -> str:
         result = loop.train(trial)
         if result.interrupted_by:
             raise KeyboardInterrupt
+        # Before another model is there.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        parameters = result.model.count_params()
+        iterations = int(result.model.optimizer.iterations)
+        result = dataclasses.replace(result, model=None)
+        keras.backend.clear_session(free_memory=True)
         start = time.perf_counter()
         path = pathlib.Path(str(result.checkpoint))
         restored = checkpoints.load(path)
         restoring = time.perf_counter() - start
-        if restored.optimizer.iterations != result.model.optimizer.iterations:
+        if int(restored.optimizer.iterations) != iterations:
             raise AssertionError("the checkpoint that was written is not what is read")
         size = path.stat().st_size
     description = dataset.load_description(run.data_dir, run.problem)
@@ -60,13 +69,20 @@ def check(run: Run) -> str:
     train_tokens = description.splits["train"].cells
     hours = run.train_steps * tokens / result.tokens_per_second / 3600
     files = run.keep_checkpoint_max + 2  # the best one, and one that is being written
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak *= 1 if sys.platform == "darwin" else 1024
+    host = " of the host" if has_accelerator() else ""
+    rows = (
+        "all rows have one length"
+        if description.packed
+        else "rows differ in length: a length compiles when it first comes, which is "
+        "in speed and time here; the longest may not have come, and takes more memory"
+    )
     return "\n".join(
         [
-            f"parameters       {result.model.count_params():,}",
+            f"parameters       {parameters:,}",
             f"optimizer state  {result.state_scalars:,} scalars",
-            f"memory           {peak / 1e9:.2f} GB at the peak of this check",
+            f"memory           {peak / 1e9:.2f} GB{host} at the peak of this check",
+            f"rows             {rows}",
             f"speed            {result.tokens_per_second:,.0f} tokens/s",
             flops.report(result.flops_per_second, run.dtype),
             f"time             {hours:,.2f} hours for {run.train_steps:,} steps, "

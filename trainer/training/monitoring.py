@@ -1,6 +1,7 @@
 """Writes for TensorBoard: scalars of a run, and traces of its profiler."""
 
 import itertools
+import math
 import os
 import pathlib
 import socket
@@ -74,24 +75,24 @@ class Summaries(Part):
             self._add(self.state.step, summary=self._make_scalar(name, float(value)))
 
     def on_train_begin(self, logs=None):
-        self._mark = self.state.step, time.perf_counter()
+        self._mark = self.state.timed_steps, self.state.seconds
 
     def on_train_batch_end(self, batch, logs=None):
         state = self.state
         if state.step % self._frequency == 0:
             state.sync()
             self._training(*self._mark)
-            self._mark = state.step, time.perf_counter()
+            self._mark = state.timed_steps, state.seconds
         if state.evaluations and state.evaluations[-1][0] == state.step:
             figures = state.evaluations[-1][1].figures().items()
             self._scalars({f"dev/{name}": value for name, value in figures})
         if state.is_due(self._sync_frequency) or state.stopping:
             os.fsync(self._file.fileno())
 
-    def _training(self, step, then):
+    def _training(self, timed_steps, seconds):
         state, optimizer = self.state, self.model.optimizer
-        seconds = time.perf_counter() - then
-        speed = (state.step - step) * state.tokens_per_step / seconds
+        tokens = (state.timed_steps - timed_steps) * state.tokens_per_step
+        speed = tokens / ((state.seconds - seconds) or math.inf)
         self._scalars(
             {
                 "train/loss": state.loss,

@@ -55,10 +55,10 @@ class Population:
     """
 
     def __init__(self, run: Run, members: Sequence[Member]):
-        _check(run)
+        description = dataset.load_description(run.data_dir, run.problem)
+        _check(run, description)
         self.members = list(members)
         self._run = run
-        description = dataset.load_description(run.data_dir, run.problem)
         self._split = description.splits["dev"]
         self._tokens = description.tokens_per_batch(run.hparams.batch_size)
         self._buckets = {
@@ -148,7 +148,12 @@ class Population:
         return total / self._split.tokens
 
 
-def _check(run):
+def _check(run, description):
+    if not description.packed:
+        raise UsageError(
+            f"runs that are trained together take rows of one length, and those of "
+            f"{run.problem} differ: choose a packed problem"
+        )
     hparams = run.hparams
     dropout = (
         hparams.layer_prepostprocess_dropout,

@@ -1,5 +1,7 @@
 """Members of a population against runs of their own. JAX only."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from trainer.hparams import HParams
 if keras.backend.backend() != "jax":
     pytest.skip("a population is one program of JAX", allow_module_level=True)
 
+from trainer.data import dataset
 from trainer.training import loop
 from trainer.training.population import Member
 from trainer.training.population import Population
@@ -86,3 +89,11 @@ def test_refuses_what_the_members_cannot_share(data_dir, changes, settings, mess
     run = _run(data_dir, _SMALL.override(changes), **settings)
     with pytest.raises(UsageError, match=message):
         Population(run, [Member(0.01, 2, 0)])
+
+
+def test_refuses_rows_that_differ_in_length(data_dir, monkeypatch):
+    description = dataset.load_description(data_dir, PROBLEM)
+    unpacked = dataclasses.replace(description, packed=False)
+    monkeypatch.setattr(dataset, "load_description", lambda *_: unpacked)
+    with pytest.raises(UsageError, match="choose a packed problem"):
+        Population(_run(data_dir, _SMALL), [Member(0.01, 2, 0)])

@@ -86,7 +86,9 @@ class RunState(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
         self._unread.append((self.step, (logs or {})["loss"]))
-        self._read(0 if self.step == self.train_steps else self.lag)
+        # The first one is not timed, so none of it may be left to the second.
+        whole = self.step in (self.start_step + 1, self.train_steps)
+        self._read(0 if whole else self.lag)
         if self.step > self.start_step + 1 or self.train_steps == self.step:
             self.seconds += time.perf_counter() - self._began
             self.timed_steps += 1
@@ -128,6 +130,9 @@ class RunState(keras.callbacks.Callback):
 
     def sync(self) -> None:
         """Brings loss and variables up to date: on JAX, `fit` keeps copies of these."""
+        began = time.perf_counter()
         self._read(0)
+        if self.timed_steps:  # what is waited for is a part of the last one
+            self.seconds += time.perf_counter() - began
         if keras.backend.backend() == "jax":
             self._trained.jax_state_sync()
