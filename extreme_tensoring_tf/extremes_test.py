@@ -119,7 +119,8 @@ def test_slices_far_below_the_others(shape, level, cold):
 def test_gradients_that_vanish(steps, size):
     kernel, bias = steps(size)
     assert kernel < 4 * RATE and bias < 1e-6
-    if size < 1e-38:  # subnormal: the factor of nothing is nothing
+    # XLA takes subnormal numbers for 0, and the factor of nothing is nothing.
+    if size == 0 or (size < 1e-38 and keras.backend.backend() != "torch"):
         assert kernel < 1e-6
     assert list(steps.optimizer.skipped_updates.values()) == [0, 0]
     assert all(0 < moved < 4 * RATE for moved in steps(1.0))
