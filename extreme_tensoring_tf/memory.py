@@ -194,14 +194,14 @@ def _named_shapes(source):
 
 def _plan(optimizer, named):
     """Returns an optimizer's name, and per variable its scalars, bytes and dims."""
-    if not isinstance(optimizer, str):
+    if hasattr(optimizer, "tensor_indices"):
         indices = optimizer.tensor_indices([(name, shape) for name, shape, _ in named])
         settings = optimizer.settings()
         return optimizer.name, [
             _tensored(index, shape, dtype, settings, optimizer.momentum_dtype)
             for index, (_, shape, dtype) in zip(indices, named, strict=True)
         ]
-    match = re.fullmatch(r"et(\d+|inf)(_orthogonal)?", optimizer)
+    match = re.fullmatch(r"et(\d+|inf)(_orthogonal)?", str(optimizer))
     if match:
         level = match.group(1)
         level = level if level == "inf" else int(level)
@@ -218,8 +218,8 @@ def _plan(optimizer, named):
     if optimizer not in _STATE_SIZE:
         raise ValueError(
             f"`memory_report` knows {', '.join(_STATE_SIZE)}, et1, et2, ..., "
-            "etinf, et2_orthogonal and ExtremeTensoring instances. "
-            f"Received: {optimizer!r}"
+            "etinf, et2_orthogonal and ExtremeTensoring instances; others by their "
+            f"names. Received: {optimizer!r}"
         )
     plan = []
     for _, shape, dtype in named:

@@ -154,6 +154,8 @@ def test_optimizers_of_one_name_are_told_apart():
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="Received: 'shampoo'"):
         memory_report(SHAPES, ["shampoo"])
+    with pytest.raises(ValueError, match="by their names. Received: <keras.*Adam"):
+        memory_report(SHAPES, [keras.optimizers.Adam()])
     with pytest.raises(ValueError, match="no trainable variable"):
         memory_report(keras.Sequential())
 

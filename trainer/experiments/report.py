@@ -97,7 +97,16 @@ def memory_plot(path, points, y, floor=None, log_y=False):
         floor: None, or (value, label) of what no model can be below.
         log_y: whether the axis of y is logarithmic, too.
     """
+    finite = {
+        name: (scalars, [value for value in values if math.isfinite(value)])
+        for name, (scalars, values) in points.items()
+    }
+    points = {name: point for name, point in finite.items() if point[1]}
+    heights = [value for _, values in points.values() for value in values]
+    heights += floor[:1] if floor else ()
     with figure(path, "optimizer state, scalars", y, log_y=log_y) as axes:
+        if heights:  # Matplotlib's own limits of one point on a log axis may be equal
+            axes.set_ylim(*_limits(min(heights), max(heights), log_y))
         for name, (scalars, values) in points.items():
             mean = sum(values) / len(values)
             ours = name.startswith(_PREFIXES)
@@ -110,8 +119,7 @@ def memory_plot(path, points, y, floor=None, log_y=False):
                 capsize=3,
             )
         axes.set_xscale("symlog", linthresh=100)
-        axes.set_xlim(-10, 5 * max(100, *(scalars for scalars, _ in points.values())))
-        axes.margins(y=0.15)
+        axes.set_xlim(-10, 5 * max([100, *(scalars for scalars, _ in points.values())]))
         if floor:
             axes.axhline(floor[0], color=BOUND, linestyle=":")
             axes.annotate(
@@ -124,7 +132,17 @@ def memory_plot(path, points, y, floor=None, log_y=False):
                 va="top",
                 color=BOUND,
             )
-        label(axes, points)
+        if points:
+            label(axes, points)
+
+
+def _limits(low, high, log):
+    """Returns the ends of an axis with room around its lowest and highest point."""
+    if log:
+        room = max(high / low, 2.0) ** 0.15
+        return low / room, high * room
+    room = 0.15 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - room, high + room
 
 
 def label(axes, points):

@@ -1,4 +1,5 @@
 import itertools
+import math
 
 from trainer.experiments import report
 
@@ -41,4 +42,8 @@ def test_names_of_points_do_not_overlap(tmp_path, monkeypatch):
 
 def test_a_single_point_has_a_name(tmp_path):
     report.memory_plot(tmp_path / "p", {"adam": (2, [1.0])}, "loss")
+    # One point, whose logarithm does not give it back; runs that diverged.
+    for points in ({"sgd": (0, [3388933.7426300887])}, {"sgd": (0, [math.inf])}):
+        report.memory_plot(tmp_path / "p", points, "loss", (13.5, "floor"), True)
+        report.memory_plot(tmp_path / "p", points, "loss", log_y=True)
     assert (tmp_path / "p.svg").stat().st_size > 1000
