@@ -263,11 +263,7 @@ def _hugging_face(compiled):
         before.item()
         before = loss.detach()
 
-    def wait():
-        before.item()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     figures = _figures(_timed_steps(step, wait), "torch", "transformers")
     if device == "cuda":
         figures["device_peak_bytes"] = torch.cuda.max_memory_allocated()

@@ -121,6 +121,11 @@ class Comparison:
         return key | {"name": name, "c": constant, "seed": seed} | self._settings
 
 
+def whole(records):
+    """Returns the records of the seeds with which training did not diverge."""
+    return [record for record in records if "diverged" not in record]
+
+
 def powers_of_two(count):
     """Returns the powers of two, about 0, by which the known c is tried."""
     return range(-(count // 2), count - count // 2)

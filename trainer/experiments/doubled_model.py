@@ -16,6 +16,7 @@ import dataclasses
 
 import numpy as np
 
+from trainer.errors import UsageError
 from trainer.experiments import experiment
 from trainer.experiments import language_modeling
 
@@ -63,6 +64,10 @@ def conduct(scale, output_dir):
         train,
     )
     finished = {name: compared.records(name) for name in scale.entries}
+    for name, records in finished.items():
+        if len(comparison.whole(records)) < len(records):
+            reasons = [r["diverged"] for r in records if "diverged" in r]
+            raise UsageError(f"{name}: {reasons[0]}. Leave it out of --entries")
     report.publish(tabulate(finished), output_dir)
     for x, unit in (("steps", "step"), ("hours", "hours of training")):
         report.curves_plot(

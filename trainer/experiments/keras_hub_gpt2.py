@@ -65,14 +65,13 @@ def train(runs, name, constant, seed, on_evaluation):
     import numpy as np
 
     from trainer.data import batches
-    from trainer.data import dataset
     from trainer.experiments import fitting
     from trainer.optim import catalog
 
     scale, hparams = runs.scale, runs.hparams
     keras.backend.clear_session(free_memory=True)
     keras.utils.set_random_seed(seed)
-    description = dataset.load_description(runs.data_dir, scale.problem)
+    description = runs.description
     model = gpt2(hparams, description.vocab_size, description.max_length - 1)
     hparams = dataclasses.replace(
         hparams, optimizer=name, learning_rate_constant=constant

@@ -111,13 +111,14 @@ def print_samples(output_dir, count):
 
 def table(finished, floor=None):
     """Returns a table of {optimizer: records of its seeds}, a line an optimizer."""
+    from trainer.experiments import comparison
     from trainer.experiments import report
 
     columns = ("optimizer", "c", "state scalars", "of the parameters")
     columns += ("nats per token", "perplexity per word", "seconds a run")
     rows = []
     for name, records in finished.items():
-        whole = [record for record in records if "diverged" not in record]
+        whole = comparison.whole(records)
         if not whole:
             rows.append((name, f"{records[0]['c']:.3g}", "", "", "diverged", "", ""))
             continue
@@ -144,12 +145,13 @@ def _of(records, figure):
 
 
 def plot(finished, floor, output_dir):
+    from trainer.experiments import comparison
     from trainer.experiments import report
 
     finished = {
         name: whole
         for name, records in finished.items()
-        if (whole := [record for record in records if "diverged" not in record])
+        if (whole := comparison.whole(records))
     }
     report.memory_plot(
         output_dir / "perplexity",
