@@ -5,6 +5,7 @@ Imports neither Keras nor NumPy: `--help` answers at once.
 
 import contextlib
 import json
+import logging
 import math
 import os
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 
 from absl import app
 from absl import flags
-from absl import logging
+from absl import logging as absl_logging
 
 from trainer.bin import streams
 from trainer.errors import UsageError
@@ -256,10 +257,20 @@ def entry_point(
     return run
 
 
+# Of every program that trains models one after the other, and of every one without JAX.
+_NEEDLESS = ("triggered tf.function retracing", "Failed to load jax profiler")
+
+
 def quieten() -> None:
-    """Leaves warnings and errors of TensorFlow, and drops what it says besides."""
+    """Leaves warnings and errors that a user can act on, of TensorFlow and of Grain."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.set_verbosity(logging.WARNING)
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    for name in ("absl", "tensorflow"):
+        logging.getLogger(name).addFilter(_is_needed)
+
+
+def _is_needed(record):
+    return not any(text in record.getMessage() for text in _NEEDLESS)
 
 
 def flags_text(module: str) -> str:

@@ -1,11 +1,13 @@
 """What all binaries share, tried on a small program of its own and on each of them."""
 
 import json
+import logging
 import os
 import pathlib
 import subprocess
 import sys
 
+import keras
 import pytest
 
 from trainer.bin import cli
@@ -214,3 +216,25 @@ def test_json_has_no_nan():
         "b": [None, "x"],
         "c": {"d": 1, "e": None},
     }
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow says it"
+)
+def test_models_one_after_the_other_are_no_warning(caplog, monkeypatch):
+    import tensorflow as tf
+
+    def train_some(step):  # TensorFlow warns of one function twice
+        for _ in range(9):
+            tf.function(step)()
+
+    logger = logging.getLogger("tensorflow")
+    for name in ("absl", "tensorflow"):  # what follows is of this test alone
+        monkeypatch.setattr(logging.getLogger(name), "filters", [])
+    train_some(lambda: tf.constant(1))
+    assert "retracing" in caplog.text, "or this test shows nothing"
+    caplog.clear()
+    cli.quieten()
+    train_some(lambda: tf.constant(2))
+    logger.warning("a warning")
+    assert [record.getMessage() for record in caplog.records] == ["a warning"]
