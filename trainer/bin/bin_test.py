@@ -322,6 +322,8 @@ def use_what_was_trained(data_dir, tmp_path, figures):
         1,
         "error: --score_file=- holds no text",
     )
+    status, _, err = call("et_decoder", *run)
+    assert (status, err) == (1, "error: --decode_from_file=- holds no line\n")
 
     decode = ["et_decoder", *run, "--decode_length=6", "--batch_size=4"]
     prompts = "ti bo\n\nzu\n"

@@ -71,16 +71,24 @@ def main(argv):
     cli.no_arguments(argv)
     cli.require(_OUTPUT_DIR)
     check_settings()
+    from trainer.runs import run_folder
+
     if _INTERACTIVE.value:
+        run_folder.read_config(_OUTPUT_DIR.value)
         return interact(Continuer())
-    with cli.lines("decode_from_file", _FROM_FILE.value) as prompts:
-        continuer = Continuer()
-        start, lines, tokens = time.perf_counter(), [], 0
-        for answer in continuer.all(prompts):
-            lines.append(cli.json_text(answer) if _JSON.value else show(answer))
-            tokens += answer["tokens"]
-            if not _TO_FILE.value:
-                print(lines[-1], flush=True)
+    with cli.lines("decode_from_file", _FROM_FILE.value) as found:
+        run_folder.read_config(_OUTPUT_DIR.value)
+        prompts = list(found)
+    # What is wrong so far is said before Keras is imported.
+    if not prompts:
+        raise UsageError(f"--decode_from_file={_FROM_FILE.value} holds no line")
+    continuer = Continuer()
+    start, lines, tokens = time.perf_counter(), [], 0
+    for answer in continuer.all(prompts):
+        lines.append(cli.json_text(answer) if _JSON.value else show(answer))
+        tokens += answer["tokens"]
+        if not _TO_FILE.value:
+            print(lines[-1], flush=True)
     if _TO_FILE.value:
         text = "".join(f"{line}\n" for line in lines)
         write_text(pathlib.Path(_TO_FILE.value), text)
@@ -116,9 +124,6 @@ class Continuer:
     """Continues prompts with the model that the flags name, as they say."""
 
     def __init__(self):
-        from trainer.runs import run_folder
-
-        run_folder.read_config(_OUTPUT_DIR.value)  # refused before Keras is imported
         from trainer.inference import beam_search
         from trainer.inference import decoding
         from trainer.runs import trained_model
@@ -147,8 +152,6 @@ class Continuer:
     def all(self, prompts):
         """Yields the answers to each prompt in turn: dicts."""
         prompts = [prompt.strip() for prompt in prompts]
-        if not prompts:
-            raise UsageError(f"--decode_from_file={_FROM_FILE.value} holds no line")
         for number, ids in enumerate(self._processor.encode(prompts), start=1):
             self._decoder.check(ids, f"the prompt in line {number}")
         each = min(max(1, _BATCH_SIZE.value // self._copies), len(prompts))

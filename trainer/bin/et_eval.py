@@ -9,6 +9,7 @@ word, and the windows it was scored in: more than 1 for lines longer than a row.
 The last line has the totals of all.
 """
 
+import itertools
 import sys
 
 from absl import flags
@@ -50,7 +51,7 @@ def main(argv):
     run_folder.read_config(_OUTPUT_DIR.value)
     if _SCORE_FILE.value:
         with cli.lines("score_file", _SCORE_FILE.value) as lines:
-            return score(lines)
+            return score(from_text_on(lines))
     cli.require(_DATA_DIR)
     from trainer.evaluation import evaluation
 
@@ -71,6 +72,21 @@ def main(argv):
     return 0
 
 
+def from_text_on(lines):
+    """Returns the same lines, of which one that is not blank has been seen.
+
+    So what holds no text is refused before the model is loaded.
+    """
+    from trainer.errors import UsageError
+
+    seen = []
+    for line in lines:
+        seen.append(line)
+        if line.strip():
+            return itertools.chain(seen, lines)
+    raise UsageError(f"--score_file={_SCORE_FILE.value} holds no text")
+
+
 def load():
     from trainer.runs import trained_model
 
@@ -83,7 +99,6 @@ _COLUMNS = ("nats", "nats_per_token", "tokens", "words", "perplexity_per_word")
 def score(lines):
     """Prints a line for each line, and one for all."""
     from trainer import progress
-    from trainer.errors import UsageError
     from trainer.evaluation import scoring
 
     trained = load()
@@ -100,8 +115,6 @@ def score(lines):
         total = s.evaluation if total is None else total + s.evaluation
         windows += s.windows
         long_lines += s.windows > 1
-    if total is None:
-        raise UsageError(f"--score_file={_SCORE_FILE.value} holds no text")
     print_score("corpus", total, windows)
     if long_lines:
         print(
