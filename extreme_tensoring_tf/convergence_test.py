@@ -38,14 +38,14 @@ def regret(optimizer, x, rate):
 
 
 def best_regret(make):
-    """Returns the regret at the best of rates a factor of 2 apart, and the optimizer.
+    """Returns the regret at the best of rates a factor of 3 apart, and the optimizer.
 
     Regret bounds tune the rate. The optimizer is as it was after the best run.
     """
     x = keras.Variable(np.zeros(SHAPE), dtype="float32")
     optimizer = make(1.0)
     optimizer.build([x])
-    rates = [2.0**k for k in range(-5, 8)]
+    rates = [3.0**k for k in range(-3, 5)]
     best = min(rates, key=lambda rate: regret(optimizer, x, rate))
     return regret(optimizer, x, best), optimizer
 

@@ -105,10 +105,12 @@ def test_equal_numbers_are_rounded_alike():
 FORMS = {
     "rank_one": {},
     "algorithm_1": {"preconditioner": "geometric_mean", "clip_threshold": None},
-    "orthogonal": {"orthogonalize": True, "rms_rate": 0.25},
-    "two_momentums": {"orthogonalize": True, "rms_rate": 0.35, "momentum": 0.8},
-    "decay_and_clipping": {"weight_decay": 0.1, "global_clipnorm": 0.1},
-    "accumulation": {"gradient_accumulation_steps": 2},
+    "orthogonal": {"orthogonalize": True, "rms_rate": 0.35, "momentum": 0.8},
+    "of_keras": {
+        "weight_decay": 0.1,
+        "global_clipnorm": 0.1,
+        "gradient_accumulation_steps": 2,
+    },
 }
 
 

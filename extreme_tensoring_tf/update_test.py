@@ -51,7 +51,8 @@ def run(cls, batches, **kwargs):
 def gradients(steps=3):
     rng = np.random.default_rng(0)
     return [
-        [rng.normal(size=s).astype("float32") * 2**i for i, s in enumerate(SHAPES)]
+        # Cast last: NumPy 1 takes a scalar in float32 times an integer as float64.
+        [(rng.normal(size=s) * 2**i).astype("float32") for i, s in enumerate(SHAPES)]
         for _ in range(steps)
     ]
 

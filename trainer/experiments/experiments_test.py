@@ -41,7 +41,12 @@ def write_cifar10(folder):
 @pytest.mark.parametrize(
     "experiment, flags, entries, plots",
     [
-        ("convex", [], ["sgd", "adagrad", "et1", "et2", "et3", "etinf"], ["curves"]),
+        (
+            "convex",
+            ["--train_steps=5", "--entries=adagrad,et2"],
+            ["adagrad", "et2", "(L-BFGS)"],
+            ["curves"],
+        ),
         ("trace_ratio", ["--train_steps=2"], ["et1_sum", "etinf_sum"], ["ratios"]),
         pytest.param(
             "doubled_model",

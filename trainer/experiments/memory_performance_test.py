@@ -14,6 +14,7 @@ def test_two_optimizers_and_a_second_run(tmp_path):
         f"--tmp_dir={TESTDATA}",
         f"--output_dir={tmp_path}",
         "--train_steps=3",
+        "--trials=1",  # experiments_test.py tunes
         "--hparams=num_hidden_layers=1,batch_size=512",
     ]
     first = subprocess.run(command, capture_output=True, text=True)

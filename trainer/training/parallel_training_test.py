@@ -78,7 +78,8 @@ def assert_same(found, expected, factor=1):
 @pytest.mark.parametrize(
     "strategy, devices, optimizer",
     [
-        ("data", None, HPARAMS.optimizer),
+        # The same but for packed momentum.
+        pytest.param("data", None, HPARAMS.optimizer, marks=pytest.mark.slow),
         ("data", None, ROUNDED),
         pytest.param("model", 4, HPARAMS.optimizer, marks=ON_JAX),
     ],

@@ -53,7 +53,8 @@ REGULARIZED = {
     "hparams",
     [
         {"optimizer": "et2"} | REGULARIZED,
-        {"optimizer": "adam"},
+        # By the signals of bin/interruption_test.py in the quick tests.
+        pytest.param({"optimizer": "adam"}, marks=pytest.mark.slow),
         {"optimizer": "sgd", "gradient_accumulation_steps": 2, "ema_momentum": 0.9},
     ],
     ids=lambda hparams: hparams["optimizer"],
