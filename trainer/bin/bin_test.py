@@ -117,17 +117,6 @@ def test_help_is_complete_and_light(binary):
             "--hparams=optimizer=et9",
             "unknown optimizer 'et9'",
         ),
-        (
-            "et_trainer",
-            "--problem={problem} --data_dir={data} --output_dir={tmp}/run --model=rnn",
-            "unknown model 'rnn'",
-        ),
-        (
-            "et_trainer",
-            "--problem={problem} --data_dir={data} --output_dir={tmp}/run "
-            "--hparams=learning_rate_schedule=linear",
-            "unknown schedule 'linear'. Known: constant, cosine, inverse_sqrt",
-        ),
         ("et_trainer", "--usr_dir={tmp}/none --registry_help", "holds no Python file"),
         ("et_avg", "--output_dir={tmp}", "holds no run"),
         (

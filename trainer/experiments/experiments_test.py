@@ -116,7 +116,6 @@ def test_without_keras_hub(tmp_path):
         (["--scale=cpu"], "--tmp_dir must be given"),
         (["--scale=huge"], "should be one of <smoke|demo|cpu|gpu|paper>"),
         (["--trials=0"], "--trials=0: 0 is not an integer in the range [1, "),
-        (["--entries=et9"], "unknown optimizer 'et9'. Did you mean et3? Known: "),
     ],
 )
 def test_bad_flags(tmp_path, flags, message):

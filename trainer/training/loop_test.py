@@ -254,6 +254,25 @@ def test_accumulated_batches_are_one_large_batch(data_dir):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    "kind, name",
+    [("optimizer", "et9"), ("model", "rnn"), ("learning_rate_schedule", "linear")],
+)
+def test_an_unknown_name_is_refused_before_anything_is_written(
+    data_dir, tmp_path, kind, name
+):
+    settings = run(data_dir, tmp_path / "run")
+    if kind == "model":
+        settings = dataclasses.replace(settings, model=name)
+    else:
+        hparams = dataclasses.replace(settings.hparams, **{kind: name})
+        settings = dataclasses.replace(settings, hparams=hparams)
+    kind = kind.removeprefix("learning_rate_")
+    with pytest.raises(UsageError, match=f"unknown {kind} '{name}'.* Known: "):
+        loop.train(settings)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_rate_that_ends_before_the_run_is_refused(data_dir):
     """By --check, too; one that ends with the run is not."""
     ended = run(
