@@ -168,6 +168,7 @@ def hull_of_the_best(found):
         (PLANNED, uneven_gradients(PLANNED)),
         (PLANNED, None),
         ([("a", (8,)), ("b", (13,))], None),
+        ([("a", (3600,))], None),  # four refinements, each worth less than the last
         ([("a", (36,)), ("b", (36,)), ("c", (6,))], products(36, 36, 6)),
     ],
 )

@@ -50,15 +50,15 @@ def squared_sums(stacks, index: TensorIndex, row_ids=None, dtype=None):
     wanted = {"rows": scalar or bool(index.rows.dims), "cols": bool(index.cols.dims)}
     rows, cols = zip(*(row_and_col_sums(s, **wanted, dtype=dtype) for s in stacks))
     if scalar:
-        return joined([ops.sum(r, axis=1, keepdims=True) for r in rows], axis=0)
+        return joined([ops.sum(r, axis=1, keepdims=True) for r in rows])
     sums = []
     if index.rows.dims and row_ids is not None:
         at = folding.slice_sums_at(rows[0][0], row_ids, index.rows)
         sums += [ops.expand_dims(s, 0) for s in at]
     elif index.rows.dims:
-        sums += folding.slice_sums(joined(rows, axis=0), index.rows)
+        sums += folding.slice_sums(joined(rows), index.rows)
     if index.cols.dims:
-        sums += folding.slice_sums(joined(cols, axis=0), index.cols)
+        sums += folding.slice_sums(joined(cols), index.cols)
     return joined(sums, axis=1)
 
 

@@ -285,6 +285,42 @@ def test_slices_that_have_been_zero_have_a_factor_of_zero(form):
     np.testing.assert_allclose(factors[1], 4.0**power, rtol=1e-6)
 
 
+def test_factors_of_slices_that_are_next_to_nothing():
+    """Rank-one factors end where their squares would; Algorithm 1's are roots."""
+    index = index_from_level((4,), 1)
+    sums = ops.convert_to_tensor([[1e-17, 1e20, 1e20, 2e20]], "float32")
+    for form, largest in (("rank_one", np.exp(41.0)), ("geometric_mean", 1e-17**-0.5)):
+        made = preconditioner.Preconditioner(form, 0.0, "axis", "sum", None)
+        factors = made.factors(sums, index)
+        found = value(factors.col if factors.row is None else factors.row).max()
+        scale = float(value(factors.root)[0]) if form == "geometric_mean" else 1.0
+        np.testing.assert_allclose(found * scale, largest, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "argument, wrong, message",
+    [
+        ("form", "diagonal", "`preconditioner` must be one of 'geometric_mean', 'ra"),
+        ("epsilon_placement", "root", "`epsilon_placement` must be one of 'axis', 'p"),
+        ("statistic", "max", "`statistic` must be one of 'sum', 'mean'"),
+        ("epsilon", -1.0, "`epsilon` must be at least 0"),
+        ("clip_threshold", 0.0, "`clip_threshold` must be None or positive"),
+        ("epsilon_placement", "product", 'belongs to `preconditioner="geometric_mean'),
+    ],
+)
+def test_a_wrong_setting_is_named(argument, wrong, message):
+    right = {
+        "form": "rank_one",
+        "epsilon": 1e-8,
+        "epsilon_placement": "axis",
+        "statistic": "mean",
+        "clip_threshold": 1.0,
+    }
+    preconditioner.Preconditioner(**right)
+    with pytest.raises(ValueError, match=message):
+        preconditioner.Preconditioner(**right | {argument: wrong})
+
+
 def value(x):
     return ops.convert_to_numpy(x)
 
