@@ -338,3 +338,18 @@ def test_levels_are_integers_of_any_kind():
     assert ExtremeTensoring(0.1, level=np.int64(2)).level == 2
     with pytest.raises(ValueError, match="`level` must be"):
         ExtremeTensoring(0.1, level=True)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's own tool")
+@pytest.mark.parametrize("name", ["not_compiled", "decay_and_clipping", "recommended"])
+def test_a_search_for_numbers_that_are_not_finite_finds_none(name):
+    """It looks at constants, too, whether they are taken or not."""
+    import tensorflow as tf
+
+    tf.debugging.enable_check_numerics()
+    try:
+        model = text_model(OPTIMIZERS[name](0.1), jit_compile=False)
+        for x, y in batches():
+            model.train_on_batch(x, y)
+    finally:
+        tf.debugging.disable_check_numerics()

@@ -117,3 +117,11 @@ def test_vmap(form):
     for number, (own, batch) in enumerate(zip(weights, xs)):
         expected = looped(step_of(optimizer), own, state, batch)
         assert_same(jax.tree.map(lambda x, i=number: x[i], found), expected)
+
+
+def test_no_rank_is_raised_by_itself(form):
+    """Whoever looks for wrong shapes has JAX refuse it."""
+    with jax.numpy_rank_promotion("raise"):
+        optimizer, state, weights = start(**form, global_clipnorm=0.1)
+        gradients = [jnp.ones_like(w) for w in weights]
+        optimizer.stateless_apply(state, gradients, weights)

@@ -148,7 +148,9 @@ def polar_factors(matrices, steps: int, damping: float = 0.0, dtype=None):
     gram = ops.matmul(*((matrices, transposed) if wide else (transposed, matrices)))
     shift = damping / (size * (1 + damping))
     smallest = max(SMALLEST, math.sqrt(shift))
+    # Of the rank of the matrices, for JAX may be told to refuse to raise it.
     identity = ops.eye(size, dtype=matrices.dtype)
+    identity = ops.reshape(identity, (1,) * (len(matrices.shape) - 2) + (size, size))
     polynomials = coefficients(steps, smallest)
     root = inverse_root(gram / trace + shift * identity, identity, polynomials)
     directions = ops.matmul(*((root, matrices) if wide else (matrices, root)))

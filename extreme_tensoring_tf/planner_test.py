@@ -6,6 +6,7 @@ import pytest
 
 from extreme_tensoring_tf import ExtremeTensoring
 from extreme_tensoring_tf import memory_report
+from extreme_tensoring_tf import planner
 from extreme_tensoring_tf import tensor_index
 from extreme_tensoring_tf.planner import plan
 from extreme_tensoring_tf.tensor_rules import resolve
@@ -186,6 +187,18 @@ def test_is_the_best_of_all_choices(planned, gradients):
         budget = 4 * state(rules, planned)
         assert plan(planned, budget, gradients) == rules
         assert plan(planned, budget + 3, gradients) == rules
+
+
+def test_refinements_that_are_nearly_worth_the_same_are_all_offered(monkeypatch):
+    """Each gains a little less per scalar than the last: none is left out."""
+    slopes = [2.0, 1.5, 1.0, 0.999]
+    sizes = sorted(sum(tensor_index((3600,), level)) for level in range(1, 5))
+    gains = np.cumsum(np.diff([0, *sizes]) * slopes).tolist()
+    of = dict(zip(sizes, gains))
+    monkeypatch.setattr(planner, "_explained", lambda n, dims, share: of[sum(dims)])
+    found = planner._ladder(3600, 1, None)
+    assert [step.scalars for step in found] == np.diff([0, *sizes]).tolist()
+    np.testing.assert_allclose(np.cumsum([step.gain for step in found]), gains)
 
 
 def test_a_small_gain_is_bought_where_there_is_room():

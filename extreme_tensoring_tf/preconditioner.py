@@ -156,14 +156,14 @@ def literal_geometric_mean(row, col, p, epsilon):
 
 
 def _log_ratio(statistic, epsilon, scale):
-    """Returns log((statistic + epsilon) / scale), +inf at 0: the factor is then 0.
+    """Returns log((statistic + epsilon) / scale), `_NEVER` at 0: the factor is then 0.
 
     All gradients of such a slice have been 0, so any finite factor will do; the
     product of several powers of a small epsilon might not be finite.
     """
     seen = statistic > 0
     ratio = ops.where(seen, (statistic + epsilon) / scale, 1)
-    return ops.where(seen, ops.log(ratio), np.inf)
+    return ops.where(seen, ops.log(ratio), _NEVER)
 
 
 def _row_and_col(logs, index, row_ids=None):
@@ -275,12 +275,15 @@ class Preconditioner:
         """Returns S_i or M_i, and the like of the whole variable with epsilon added."""
         total = ops.expand_dims(squared_norms(sums, index), 1)
         if self.statistic == "mean" or self.form == "rank_one":
-            counts = slice_counts(index)
+            counts = slice_counts(index)[None]
             sums = sums / ops.cast(counts, sums.dtype)
             total = total / math.prod(index.view)
         return sums, ops.where(total > 0, total + self.epsilon, 1)
 
 
+# The logarithm of what has always been 0. No infinity: TensorFlow's check_numerics
+# finds one in a constant, too, and takes it for that of a gradient.
+_NEVER = 1e30
 # Of a factor: its square is within float32, where 0 times infinity would be nan. What
 # has less than 1e-36 of its variable's mean square is as good as 0.
 _LARGEST_LOG = 41.0

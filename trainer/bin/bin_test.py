@@ -154,6 +154,11 @@ def test_help_is_complete_and_light(binary):
         ),
         (
             "et_decoder",
+            "--output_dir={tmp} --temperature=0 --top_k=5 --num_samples=2",
+            "--top_k, --num_samples cannot be given with --temperature=0: it takes",
+        ),
+        (
+            "et_decoder",
             "--output_dir={tmp} --decode_interactive --decode_from_file=- "
             "--decode_to_file={tmp}/out",
             "--decode_from_file, --decode_to_file cannot be given with --decode_inter",
@@ -192,6 +197,14 @@ def test_help_is_complete_and_light(binary):
             "--model_devices=2 --train_steps=1",
             "--model_devices=2 says how many devices share one model: give --strat",
         ),
+        (
+            "et_trainer",
+            "--problem={problem} --data_dir={data} --output_dir={tmp}/run --check "
+            "--profile=5,6",
+            "--profile cannot be given with --check",
+        ),
+        ("et_sweep", "--study=a/b", "--study=a/b names a file: give a word, without /"),
+        ("et_sweep", "--study=", "--study= names a file"),
         (
             "et_sweep",
             "--problem={problem} --data_dir={data} --output_dir={tmp}/sweep "
@@ -331,8 +344,11 @@ def use_what_was_trained(data_dir, tmp_path, figures):
         line.startswith(p)
         for line, p in zip(file.read_text().splitlines(), ("ti bo", "", "zu"))
     ] == [True] * 3
-    status, out, err = call(*decode, "--decode_interactive", stdin="ti\nbo\n")
-    assert status == 0 and "> ti" in out and "> bo" in out
+    # The second prompt is of another width than the first.
+    long = "bo " * 20
+    status, out, err = call(*decode, "--decode_interactive", stdin=f"ti\n{long}\nzu\n")
+    assert status == 0, err
+    assert "> ti" in out and f"> {long.strip()}" in out and "> zu" in out
     status, out, err = call(*decode, stdin="ti .\n" + "bo " * 40)
     assert status == 1 and "the prompt in line 2 has" in err and out == ""
 

@@ -116,6 +116,9 @@ def check_settings():
         cli.refuse(draws, "with --beam_size: beams do not draw")
     else:
         cli.refuse((_ALPHA,), "without --beam_size: it is of beams")
+        if _TEMPERATURE.value == 0:
+            draws = (_TOP_K, _TOP_P, _SEED, _NUM_SAMPLES)
+            cli.refuse(draws, "with --temperature=0: it takes the likeliest token")
     if _TO_FILE.value:
         check_file(_TO_FILE.value, f"--decode_to_file={_TO_FILE.value}")
 

@@ -112,7 +112,13 @@ def load(path):
         raise UsageError(f"there is no file {path}")
     from trainer.runs import checkpoints
 
-    return checkpoints.load(path).trainable_variables
+    variables = checkpoints.load(path).trainable_variables
+    if not variables:
+        raise UsageError(
+            f"the model of {path} has no variable that is trained: it is frozen, has "
+            "none, or was saved before it was built"
+        )
+    return variables
 
 
 run = cli.entry_point(main, __doc__, __name__)

@@ -53,6 +53,19 @@ def test_a_plan_in_which_kernels_keep_nothing(tmp_path):
     assert "et2_orthogonal" in out.splitlines()[0]
 
 
+def test_a_model_of_which_nothing_is_trained(tmp_path):
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+    model.trainable = False
+    path = tmp_path / "model.keras"
+    model.save(path)
+    status, out, err = call("et_plan", str(path))
+    assert (status, out) == (1, "")
+    assert err.splitlines()[-1].startswith(
+        f"error: the model of {path} has no variable that is trained: it is frozen, "
+    )
+    assert "Traceback" not in err
+
+
 def test_the_plan_names_the_dims_of_each_variable():
     """It is that of `planner.plan`: here the vector is folded, the matrix in part."""
     status, out, err = call("et_plan", "--shapes=50257x768,768", "--budget=6KB")

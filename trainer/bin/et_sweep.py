@@ -18,6 +18,7 @@ from trainer.bin import cli
 from trainer.bin import run_flags
 from trainer.bin import workers
 from trainer.errors import Interrupted
+from trainer.errors import UsageError
 
 _RUN = run_flags.RunFlags()
 _RANGES: cli.Holder = flags.DEFINE_string(
@@ -43,6 +44,7 @@ def main(argv):
     from trainer.training import ranges
     from trainer.training import sweep
 
+    check_study(_STUDY.value)
     hparams = _RUN.hparams()
     _RUN.require(_OUTPUT_DIR, _RANGES)
     searched = ranges.parse(_RANGES.value)
@@ -65,6 +67,13 @@ def main(argv):
         if not _WORKER.value:
             print(f"{end}: the same command continues")
         return 128 + end.signal
+
+
+def check_study(name):
+    """Refuses a name that its file in the folder of the study cannot have."""
+    file = f"{name}.jsonl"
+    if not name or pathlib.PurePath(file).name != file:
+        raise UsageError(f"--study={name} names a file: give a word, without /")
 
 
 def search(settings, searched, description, folder):

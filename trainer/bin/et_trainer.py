@@ -109,6 +109,8 @@ def main(argv):
         for name, value in dataclasses.asdict(hparams).items():
             print(f"{name}={value}")
         return 0
+    if _CHECK.value:
+        cli.refuse((_PROFILE,), "with --check, which leaves nothing behind")
     profile = profile_steps(_PROFILE.value, _TRAIN_STEPS.value)
     _RUN.require(_OUTPUT_DIR)
     vocab_size = _RUN.check_data(hparams).vocab_size

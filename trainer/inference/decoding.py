@@ -113,6 +113,8 @@ def generate(
     def step(i, is_open, out, logits, cache):
         draw = ops.stack([ops.cast(seed, "int32"), i])
         token = sampling.pick(logits, temperature, top_k, top_p, draw)
+        # TensorFlow loses the length of a batch of one once it has seen two widths.
+        token = ops.reshape(token, ops.shape(is_open))
         token = ops.where(is_open, token, PAD_ID)
         out = ops.slice_update(out, (0, i), token[:, None])
         is_open = ops.logical_and(is_open, token != EOS_ID)

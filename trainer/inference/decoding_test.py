@@ -86,6 +86,25 @@ def test_greedy_is_what_the_whole_model_says(monkeypatch):
     assert set(slots) == {MAX_LENGTH + 1}
 
 
+@pytest.mark.parametrize(
+    "function",
+    [functools.partial(decoding.generate, temperature=0), beam_search.beam_search],
+    ids=["greedy", "beams"],
+)
+def test_one_prompt_at_a_time_of_many_widths(model, function):
+    """As they come interactively: TensorFlow traces the second width for all."""
+    prompts = [[2 + n % 10 for n in range(width)] for width in (3, 20, 5)]
+
+    def decoded(batches):
+        decode = decoding.Decoder(model, MAX_LENGTH, 4, function)
+        found = map(decode, batches)
+        found = [f[0] if isinstance(f, tuple) else f for f in found]
+        return np.concatenate([np.asarray(f) for f in found])
+
+    alone = decoded([prompt] for prompt in prompts)
+    np.testing.assert_array_equal(alone, decoded([prompts]))
+
+
 def test_sampling_is_seeded_and_ends(model):
     sample = decoder(model, 15)
     prompts = [[5]] * 64

@@ -1,6 +1,7 @@
 """Trains: takes a run from its data and its folder through `fit` to its result."""
 
 import contextlib
+import sys
 from collections.abc import Callable
 from collections.abc import Sequence
 
@@ -222,7 +223,15 @@ def _reports(run, state, flops_per_token, state_bytes):
     """Returns the callbacks that show a run and change nothing."""
     parts = [callbacks.Progress(state, run.label)]
     if run.output_dir and run.profile:
-        parts.append(monitoring.Profile(state, run.output_dir, *run.profile))
+        first, last = run.profile
+        if first > state.step:
+            parts.append(monitoring.Profile(state, run.output_dir, first, last))
+        else:  # no error: the same command goes on with a run that took its trace
+            print(
+                f"--profile={first},{last} has no effect: the run goes on from step "
+                f"{state.step:,}",
+                file=sys.stderr,
+            )
     if run.output_dir:
         parts.append(
             monitoring.Summaries(

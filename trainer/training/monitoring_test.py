@@ -65,8 +65,10 @@ def test_the_files_of_a_run(data_dir, tmp_path, capfd):
     content = bytearray((folder / "model-45.keras").read_bytes())
     content[len(content) // 2] ^= 1
     (folder / "model-45.keras").write_bytes(content)
-    assert loop.train(dataclasses.replace(first, profile=None)).steps == 45
-    assert "model-45.keras is damaged: the one before is used" in capfd.readouterr().err
+    assert loop.train(first).steps == 45
+    said = capfd.readouterr().err
+    assert "model-45.keras is damaged: the one before is used" in said
+    assert "--profile=3,4 has no effect: the run goes on from step 30" in said
     found = summaries(tmp_path)
     assert steps_of(found["train/loss"]) == [20, 40]
     assert steps_of(found["dev/nats_per_token"]) == [45]

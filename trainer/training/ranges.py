@@ -64,6 +64,8 @@ def parse(text: str) -> dict[str, Range]:
         name, separator, values = item.partition("=")
         if name not in types:
             raise unknown("hparam", name, types)
+        if name in ranges:
+            raise UsageError(f"{name} has two ranges: give one")
         try:
             if not separator or not values:
                 raise ValueError

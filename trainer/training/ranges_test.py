@@ -32,6 +32,7 @@ def test_ranges():
             "weight_decay=0:1,optimizer=et2|adm",
             r"unknown optimizer 'adm'\. Did you mean adam\? Known: ",
         ),
+        ("weight_decay=0:1,weight_decay=2:3", "weight_decay has two ranges"),
         ("learning_rate_schedule=no", "unknown schedule 'no'. Known: "),
     ],
 )
