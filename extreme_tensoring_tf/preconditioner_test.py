@@ -74,9 +74,18 @@ def initial_values(shapes, seed=1):
     return [rng.normal(size=shape) for shape in shapes]
 
 
-# Every form at every level in float64, and compiled where levels or forms differ.
+# Every form at every level in float64; compiled, forms of other operations and levels.
 CELLS = [(level, form, "float64", False) for level in LEVELS for form in FORMS]
-CELLS += [(2, form, "float32", True) for form in FORMS]
+CELLS += [
+    pytest.param(
+        2,
+        form,
+        "float32",
+        True,
+        marks=[] if form in ("sum", "product", "everything") else pytest.mark.slow,
+    )
+    for form in FORMS
+]
 CELLS += [(level, "everything", "float32", True) for level in (1, 3, "inf")]
 
 
