@@ -34,9 +34,9 @@ def pytest_configure():
 def pytest_sessionfinish(session, exitstatus):
     """A module that skipped itself, being of another backend, is no error."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and reporter:
-        if reporter.stats.get("skipped"):
-            session.exitstatus = pytest.ExitCode.OK
+    skipped = reporter and reporter.stats.get("skipped")
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and skipped:
+        session.exitstatus = pytest.ExitCode.OK
 
 
 PROBLEM = "languagemodel_lm1b2k_packed"

@@ -15,6 +15,7 @@ import sys
 from absl import flags
 
 from trainer.bin import cli
+from trainer.errors import UsageError
 
 _OUTPUT_DIR = cli.DEFINE_path(
     "output_dir", None, "Folder of the run: its newest checkpoint."
@@ -77,8 +78,6 @@ def from_text_on(lines):
 
     So what holds no text is refused before the model is loaded.
     """
-    from trainer.errors import UsageError
-
     seen = []
     for line in lines:
         seen.append(line)
