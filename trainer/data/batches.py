@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Iterable
@@ -14,12 +15,12 @@ from trainer.data.dataset import HEADER
 from trainer.data.dataset import Description
 from trainer.data.dataset import Paths
 from trainer.data.dataset import checksum
-from trainer.data.dataset import decode_row
+from trainer.data.dataset import decode_rows
 from trainer.errors import UsageError
 
 
 class Bucket:
-    """Random access to the rows of one length, for Grain.
+    """Random access to the rows of one length.
 
     Args:
         path: the ArrayRecord file.
@@ -29,8 +30,8 @@ class Bucket:
         vocab_size: ids of tokens are below it; None: not known.
 
     Raises:
-        UsageError: the file is missing, damaged or of another data set; also where a
-            row is read.
+        UsageError: the file is missing, damaged or of another data set; also where
+            rows are read.
     """
 
     def __init__(
@@ -58,15 +59,20 @@ class Bucket:
             raise self._damaged("damaged")
         if found != rows:
             raise self._damaged(f"damaged: it holds {found:,} rows, not {rows:,}")
-        if ends is not None and ends != checksum(self._record(0), self._record(-1)):
+        if ends is not None and ends != checksum(*self._records([0, found - 1])):
             raise self._damaged("of another data set: its first or last row differs")
 
     def _damaged(self, what):
         self.damage = UsageError(f"{self._path} is {what}: run et-datagen again")
         return self.damage
 
+    def _records(self, indices):
+        try:
+            return self._source.__getitems__(indices) if len(indices) else []
+        except (RuntimeError, ValueError):  # which of them, it does not say
+            return [self._record(i) for i in indices]
+
     def _record(self, index):
-        index %= len(self._source)
         try:
             return self._source[index]
         except (RuntimeError, ValueError):
@@ -75,33 +81,25 @@ class Bucket:
     def __len__(self):
         return len(self._source)
 
-    def __getitem__(self, index):
-        record = self._record(index)
-        if len(record) != 4 * (HEADER + self.length):
-            raise self._damaged(f"damaged at row {index:,}")
-        header, ids = decode_row(record)
-        if self._vocab_size and not 0 <= ids.min() <= ids.max() < self._vocab_size:
+    def rows(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the headers (N, 2) and the token ids (N, T) of N rows.
+
+        All are read by one call: Grain reads in threads, and what Python does for each
+        row would keep the thread that trains waiting.
+        """
+        records = self._records(indices)
+        for i, record in zip(indices, records):
+            if len(record) != 4 * (HEADER + self.length):
+                raise self._damaged(f"damaged at row {i:,}")
+        headers, ids = decode_rows(records, self.length)
+        if self._vocab_size:
             # A GPU embeds such an id as zeros, JAX as the last token.
-            raise self._damaged(
-                f"damaged at row {index:,} (token {ids.max()} of {self._vocab_size})"
-            )
-        return header, ids
-
-
-class InMemory(Bucket):
-    """Holds the rows of a bucket decoded: where they are read very often.
-
-    Args:
-        bucket: `Bucket` to read.
-    """
-
-    def __init__(self, bucket: Bucket):
-        self.length = bucket.length
-        self.damage = None
-        self._source = [bucket[i] for i in range(len(bucket))]
-
-    def __getitem__(self, index):
-        return self._source[index]
+            for row, column in np.argwhere((ids < 0) | (ids >= self._vocab_size)):
+                raise self._damaged(
+                    f"damaged at row {indices[row]:,} (token {ids[row, column]} of "
+                    f"{self._vocab_size})"
+                )
+        return headers, ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +122,9 @@ class Share:
 
 
 ALONE = Share()
+# Batches that are read ahead. Grain looks at all of these for each that it yields, and
+# has 500 by default.
+PREFETCHED = 16
 
 
 @contextlib.contextmanager
@@ -194,25 +195,24 @@ def training_batches(
     """
     import grain
 
-    def own(rows):
-        mine, empty = share.of(len(rows))
-        return np.pad(rows[mine], ((0, empty), (0, 0)))  # PAD_ID is 0
+    def own(bucket, indices):
+        mine, empty = share.of(len(indices))
+        _, rows = bucket.rows(indices[mine])
+        return np.pad(rows, ((0, empty), (0, 0)))  # PAD_ID is 0
 
     streams = [
-        grain.MapDataset.source(bucket)
+        grain.MapDataset.range(len(bucket))
         .shuffle(seed=seed)
         .repeat()
-        .map(lambda item: item[1])
         .batch(tokens // bucket.length, drop_remainder=True)
-        .map(own)
+        .map(functools.partial(own, bucket))
         for bucket in buckets
     ]
     stream = streams[0]
     if len(streams) > 1:
         weights = [len(bucket) * bucket.length for bucket in buckets]
         stream = grain.MapDataset.mix(streams, weights)
-    # Grain looks at every batch of its buffer, 500 by default, for each that it yields.
-    options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=16)
+    options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=PREFETCHED)
     for batch in stream[start_step:].to_iter_dataset(options):
         yield batch, batch
 
@@ -269,9 +269,7 @@ class EvaluationBatches:
     def __iter__(self):
         for bucket, start, size in self._starts:
             mine, empty = self._share.of(size)
-            rows = range(start, min(start + size, len(bucket)))
-            items = [bucket[i] for i in rows[mine]]
-            empty += len(range(size)[mine]) - len(items)
-            items += [(np.zeros(HEADER, "<i4"), np.zeros(bucket.length, "<i4"))] * empty
-            headers, rows = (np.stack(column) for column in zip(*items))
-            yield headers, rows
+            indices = range(start, min(start + size, len(bucket)))[mine]
+            headers, rows = bucket.rows(indices)
+            empty += len(range(size)[mine]) - len(indices)
+            yield tuple(np.pad(a, ((0, empty), (0, 0))) for a in (headers, rows))

@@ -39,7 +39,7 @@ def test_rows_hold_exactly_the_text(data_dir):
     text = data_dir / "text" / FOLDER / DEV
     (source,) = batches.buckets(data_dir, description, "dev")
     decoded, words, size, tokens = [], 0, 0, 0
-    for header, ids in (source[i] for i in range(len(source))):
+    for header, ids in zip(*source.rows(range(len(source)))):
         words, size = words + header[0], size + header[1]
         tokens += int((ids != 0).sum())
         sentence = []

@@ -17,6 +17,7 @@ ends, see `encoding.Counts`, then the token ids.
 import dataclasses
 import pathlib
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -132,10 +133,10 @@ def checksum(first: bytes, last: bytes) -> int:
     return zlib.crc32(last, zlib.crc32(first))
 
 
-def decode_row(record: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the header (words, bytes) and the token ids of a record."""
-    values = np.frombuffer(record, "<i4")
-    return values[:HEADER], values[HEADER:]
+def decode_rows(records: Sequence[bytes], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the headers (N, 2) and the token ids (N, `length`) of N records."""
+    values = np.frombuffer(b"".join(records), "<i4").reshape(-1, HEADER + length)
+    return values[:, :HEADER], values[:, HEADER:]
 
 
 def load_description(data_dir: str | pathlib.Path, problem: str) -> Description:

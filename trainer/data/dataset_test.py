@@ -8,9 +8,11 @@ from trainer.errors import UsageError
 
 
 def test_rows_are_read_as_they_were_written():
-    record = dataset.encode_row([5, 6, 1], words=2, byte_count=9, length=4)
-    header, ids = dataset.decode_row(record)
-    assert (header.tolist(), ids.tolist()) == ([2, 9], [5, 6, 1, 0])
+    first = dataset.encode_row([5, 6, 1], words=2, byte_count=9, length=4)
+    second = dataset.encode_row([7, 1, 8, 9], words=1, byte_count=5, length=4)
+    headers, ids = dataset.decode_rows([first, second], length=4)
+    assert headers.tolist() == [[2, 9], [1, 5]]
+    assert ids.tolist() == [[5, 6, 1, 0], [7, 1, 8, 9]]
 
 
 def described(packed):

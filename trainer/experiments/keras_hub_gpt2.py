@@ -62,7 +62,6 @@ def shifted(rows):
 def train(runs, name, constant, seed, on_evaluation):
     """Trains once and returns the record; its "loss" is the dev nats per token."""
     import keras
-    import numpy as np
 
     from trainer.data import batches
     from trainer.experiments import fitting
@@ -88,7 +87,7 @@ def train(runs, name, constant, seed, on_evaluation):
         jit_compile="auto",
     )
     (dev,) = batches.buckets(runs.data_dir, description, "dev")
-    dev = shifted(np.stack([dev[i][1] for i in range(len(dev))]))
+    dev = shifted(dev.rows(range(len(dev)))[1])
     buckets = batches.buckets(runs.data_dir, description, "train")
     batches = batches.training_batches(buckets, hparams.batch_size, seed)
 

@@ -89,9 +89,9 @@ print(json.dumps({
 @pytest.fixture(scope="module")
 def answers(saved_model, data_dir, trained, tmp_path_factory):
     rows = [
-        bucket[i][1]
+        row
         for bucket in batches.buckets(data_dir, trained.description, "dev")
-        for i in range(len(bucket))
+        for row in bucket.rows(range(len(bucket)))[1]
     ]
     arrays = tmp_path_factory.mktemp("arrays") / "given.npz"
     np.savez(

@@ -69,7 +69,8 @@ def test_it_learns_more_than_frequencies(trained, data_dir):
     """It beats the best model that ignores context: the dev text's own unigrams."""
     _, result = trained
     (source,) = split_of(data_dir, "dev")
-    counts = np.bincount(np.concatenate([source[i][1] for i in range(len(source))]))
+    _, ids = source.rows(range(len(source)))
+    counts = np.bincount(ids.ravel())
     p = counts[1:][counts[1:] > 0] / counts[1:].sum()
     assert result.evaluations[-1][1].nats_per_token < -(p * np.log(p)).sum() - 0.3
     assert "perplexity per word" in str(result)
@@ -85,7 +86,7 @@ def test_evaluation_is_the_sum_over_tokens(trained, data_dir):
     """Against softmax in float64, for every batch size, over every row."""
     _, result = trained
     (source,) = split_of(data_dir, "dev")
-    rows = np.stack([source[i][1] for i in range(len(source))])
+    _, rows = source.rows(range(len(source)))
     z = result.model.predict_on_batch(rows).astype(np.float64)
     log_p = z - np.log(np.exp(z).sum(-1, keepdims=True))
     nats = -np.take_along_axis(log_p, rows[..., None], -1)[..., 0] * (rows != 0)
@@ -234,7 +235,7 @@ def test_a_checkpoint_is_checked_where_an_update_takes_several_batches(data_dir)
 def test_accumulated_batches_are_one_large_batch(data_dir):
     """Two steps of half the rows, averaged, are a step of all."""
     (source,) = split_of(data_dir, "train")
-    rows = np.stack([source[i][1] for i in range(8)])
+    _, rows = source.rows(range(8))
     assert (rows != 0).all(), "as many tokens in each half"
     values = []
     for accumulated, batch in ((1, 8), (2, 4)):

@@ -62,10 +62,7 @@ class Population:
         self._split = description.splits["dev"]
         self._tokens = description.tokens_per_batch(run.hparams.batch_size)
         self._buckets = {
-            split: [
-                batches.InMemory(bucket)
-                for bucket in batches.buckets(run.data_dir, description, split)
-            ]
+            split: batches.buckets(run.data_dir, description, split)
             for split in ("train", "dev")
         }
         self._seeds = sorted({m.random_seed for m in members})
