@@ -127,7 +127,7 @@ def _training(stage, name, size, hparams, steps, *more):
 
 
 def _speeds():
-    batch, steps = (1024, 12) if _SMOKE.value else (16384, 62)
+    batch, steps = (1024, 32) if _SMOKE.value else (16384, 80)
     hparams = f"batch_size={batch},learning_rate_warmup_steps=1000"
     for name in SPEED:
         more = []
@@ -144,7 +144,7 @@ def _memories():
     layers = 2 if _SMOKE.value else 12
     hparams = f"num_hidden_layers={layers},batch_size=1024"
     for name in MEMORY:
-        yield _training("memory", name, "transformer_big", hparams, 14)
+        yield _training("memory", name, "transformer_big", hparams, 32)
 
 
 def _quality():
