@@ -24,6 +24,7 @@ from extreme_tensoring_tf.slots import unstacked
 from extreme_tensoring_tf.slots import where
 from extreme_tensoring_tf.update import STACKED
 from extreme_tensoring_tf.update import Taken
+from extreme_tensoring_tf.variables import IS_JAX
 from extreme_tensoring_tf.variables import IS_TENSORFLOW
 from extreme_tensoring_tf.variables import assign
 from extreme_tensoring_tf.variables import assign_sub
@@ -205,8 +206,15 @@ class Group:
         scales = of_each(self._new_scales[part.start])
         count = of_each(self.slots.updates[part])
         new = packing.pack(values - steps, momentum, scales, count)
+        variables = self.variables[part]
+        if IS_JAX and is_finite is not None:
+            # A part of a stack with nothing done to it is a kernel by itself on a GPU.
+            parts = unstacked(new, self.shape)
+            for variable, value, finite in zip(variables, parts, is_finite):
+                assign(variable, where(finite, value, tensor(variable)))
+            return
         new = where(is_finite, new, old)
-        for variable, value in zip(self.variables[part], unstacked(new, self.shape)):
+        for variable, value in zip(variables, unstacked(new, self.shape)):
             assign(variable, value)
 
 

@@ -218,7 +218,8 @@ class GroupSlots:
         """
         slots = [slot for of_one in self.statistics for slot in of_one]
         old = [tensor(slot) for slot in slots]
-        old = old[0] if len(old) == 1 else ops.concatenate(old)
+        # Else XLA for GPUs copies each slot, which may be written while it is read.
+        old = old[0] if len(old) == 1 else materialized(ops.concatenate(old))
         old = ops.reshape(old, sums.shape)
         most, correction = 0.5 / float(np.finfo(self.dtype).tiny), None
         if beta_2 is None:

@@ -135,10 +135,11 @@ STACKED = 2**14
 GROUP_ENTRIES = 2**20
 GROUP_VARIABLES = 8
 # Matrices that are orthogonalized together have at most so many entries, or one matrix:
-# an iteration takes several times their memory. A GPU is idle for most of a product of
-# small matrices, and has the memory.
+# an iteration takes several times their memory.
 ORTHOGONALIZED_ENTRIES = 2**16
-ORTHOGONALIZED_ENTRIES_ON_GPU = 2**23
+# On a GPU, of a group of any kind: it is idle for most of an operation on small arrays,
+# and has the memory.
+ENTRIES_ON_GPU = 2**23
 
 
 def alike(members, indices, entries=GROUP_ENTRIES) -> list[list[list[Member]]]:
@@ -171,9 +172,10 @@ def alike(members, indices, entries=GROUP_ENTRIES) -> list[list[list[Member]]]:
 
 def _most(index, size, entries):
     """Returns how many variables of an index and a size are updated together."""
+    if has_accelerator():
+        return max(1, ENTRIES_ON_GPU // size)
     if isinstance(index, MatrixView) and size >= STACKED:
-        on_gpu = ORTHOGONALIZED_ENTRIES_ON_GPU
-        return max(1, (on_gpu if has_accelerator() else ORTHOGONALIZED_ENTRIES) // size)
+        return max(1, ORTHOGONALIZED_ENTRIES // size)
     most = max(1, entries // size)
     return most if size < STACKED else min(most, GROUP_VARIABLES)
 

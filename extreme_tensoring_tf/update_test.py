@@ -203,6 +203,13 @@ def test_how_many_are_orthogonalized_together(monkeypatch, on_gpu, sizes):
     assert [len(group) for group in kind] == sizes
 
 
+def test_more_are_updated_together_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(update, "has_accelerator", lambda: True)
+    shape = (512, 512)
+    (kind,) = alike(members(40, shape), [index_from_level(shape, 2)] * 40)
+    assert [len(group) for group in kind] == [20, 20]
+
+
 @pytest.mark.parametrize("shape", [(12, 20), (130, 130), (9,)])
 @pytest.mark.parametrize(
     "form",
