@@ -30,6 +30,8 @@ def check_gradient(gradient, variable):
     """
     if gradient is None:
         return None
+    if not (is_sparse(gradient) or hasattr(gradient, "shape")):  # a number, or a list
+        gradient = ops.convert_to_tensor(gradient, variable.dtype)
     expected = tuple(variable.shape)
     shape = (gradient.values if is_sparse(gradient) else gradient).shape
     shape = (None,) * len(expected) if _hides_rank(shape) else tuple(shape)

@@ -108,7 +108,7 @@ def memory_report(model_or_shapes, optimizers=None) -> MemoryReport:
         model_or_shapes: a Keras model, a built optimizer, a list of variables, a
             list of shapes, or a dict of name to shape. Shapes alone are taken as
             float32. An `ExtremeTensoring` is added to the default optimizers.
-        optimizers: list of names and `ExtremeTensoring` instances. Names are
+        optimizers: a name or an `ExtremeTensoring`, or a list of these. Names are
             "sgd", "momentum", "adagrad", "rmsprop", "adam", "adafactor", "lion"
             (as Keras allocates them), "et1", "et2", ... and "etinf", and each of
             these with "_orthogonal" for `orthogonalize=True`, which knows a kernel by
@@ -130,8 +130,10 @@ def memory_report(model_or_shapes, optimizers=None) -> MemoryReport:
     """
     if optimizers is None:
         optimizers = DEFAULT_OPTIMIZERS
-        if hasattr(model_or_shapes, "tensor_indices"):
+        if hasattr(inner(model_or_shapes), "tensor_indices"):
             optimizers = (*DEFAULT_OPTIMIZERS, model_or_shapes)
+    elif isinstance(optimizers, str) or hasattr(optimizers, "get_config"):
+        optimizers = [optimizers]
     named = _named_shapes(model_or_shapes)
     plans = {}
     for optimizer in optimizers:
@@ -148,6 +150,13 @@ def memory_report(model_or_shapes, optimizers=None) -> MemoryReport:
     ]
     totals = {name: _total(plan) for name, plan in plans.items()}
     return MemoryReport(variables, totals)
+
+
+def inner(optimizer):
+    """Returns the optimizer itself, inside those that scale the loss or watch."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
 
 
 def _unused(name, plans):
@@ -194,6 +203,7 @@ def _named_shapes(source):
 
 def _plan(optimizer, named):
     """Returns an optimizer's name, and per variable its scalars, bytes and dims."""
+    optimizer = inner(optimizer)
     if hasattr(optimizer, "tensor_indices"):
         indices = optimizer.tensor_indices([(name, shape) for name, shape, _ in named])
         settings = optimizer.settings()

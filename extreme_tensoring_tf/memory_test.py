@@ -116,6 +116,16 @@ def test_built_optimizer():
     assert report.totals["ours"]["scalars"] == optimizer.state_size
 
 
+def test_an_optimizer_that_scales_the_loss_is_the_one_inside():
+    """As that of a model with mixed_float16 is; and one needs no list."""
+    ours = ExtremeTensoring(name="ours", level=3)
+    scaled = keras.optimizers.LossScaleOptimizer(ours)
+    scaled.build(variables())
+    for report in (memory_report(scaled), memory_report(variables(), scaled)):
+        assert report.totals["ours"]["scalars"] == ours.state_size
+    assert list(memory_report(SHAPES, "adam").totals) == ["adam"]
+
+
 def test_variables_without_entries_keep_one_scalar_as_in_the_optimizer():
     empty = [keras.Variable(np.ones(s), dtype="float32") for s in ((0, 5), (3,))]
     optimizer = ExtremeTensoring(name="ours")

@@ -14,6 +14,8 @@ from extreme_tensoring_tf.planner import plan
 from extreme_tensoring_tf.preconditioner import Preconditioner
 from extreme_tensoring_tf.tensor_index import TensorIndex
 from extreme_tensoring_tf.tensor_index import check_level
+from extreme_tensoring_tf.tensor_rules import EMBEDDINGS
+from extreme_tensoring_tf.tensor_rules import check_tensor_dims
 from extreme_tensoring_tf.tensor_rules import resolve
 from extreme_tensoring_tf.update import Settings
 from extreme_tensoring_tf.variables import dtype_of
@@ -83,7 +85,8 @@ class ExtremeTensoring(GroupedOptimizer):
             Defaults to "rank_one".
         clip_threshold: None, or the largest root mean square of delta * g for
             a variable: a larger one is scaled down to it. Defaults to 1.0.
-        epsilon: float >= 0, in the units of g**2. Defaults to 1e-8.
+        epsilon: float >= 0, in the units of g**2: a gradient whose root mean square is
+            well below sqrt(epsilon) takes shorter steps. Defaults to 1e-12.
         epsilon_placement: "axis", as above, or "product", Algorithm 1 to the
             letter: delta = (epsilon + prod_i S_i)**(-1/(2p)). The latter is
             slower and, for large p, swamps the product. Defaults to "axis".
@@ -156,7 +159,7 @@ class ExtremeTensoring(GroupedOptimizer):
         beta_2=0.9,
         preconditioner="rank_one",
         clip_threshold=1.0,
-        epsilon=1e-8,
+        epsilon=1e-12,
         epsilon_placement="axis",
         statistic="sum",
         tensor_dims=None,
@@ -202,6 +205,12 @@ class ExtremeTensoring(GroupedOptimizer):
             raise ValueError(
                 f"`momentum` must be None or in [0, 1). Received: momentum={momentum!r}"
             )
+        if momentum and not orthogonalize:
+            raise ValueError(
+                f"`momentum` is that of matrices that `orthogonalize` names, and none "
+                f"is named. Received: momentum={momentum!r}: give it as `beta_1`, or "
+                "take `ExtremeTensoring.orthogonal`"
+            )
         if momentum_dtype not in (None, PACKED, "bfloat16", "float32", "float64"):
             raise ValueError(
                 '`momentum_dtype` must be None, "packed", "bfloat16", "float32" or '
@@ -220,7 +229,7 @@ class ExtremeTensoring(GroupedOptimizer):
         self.epsilon = epsilon
         self.epsilon_placement = epsilon_placement
         self.statistic = statistic
-        self.tensor_dims = tensor_dims or None
+        self.tensor_dims = check_tensor_dims(tensor_dims)
         self.orthogonalize = check_orthogonalize(orthogonalize)
         self.ns_steps = ns_steps
         self.damping = damping
@@ -258,16 +267,20 @@ class ExtremeTensoring(GroupedOptimizer):
         """Returns the form that was best: orthogonal steps along packed averages.
 
         Every kernel moves by the polar factor of an average over five steps, what is
-        no kernel by rank-one tensoring of one over ten. The averages are in the
+        no kernel by an average over ten, scaled: by one scalar a vector, and for an
+        embedding by rank-one tensoring of its rows. The averages are in the
         variables, which must be float32: see `packing.py`.
 
         Args:
             learning_rate: as of the constructor.
-            **kwargs: more arguments of the constructor. `ns_dtype="float16"` is
-                faster on a GPU; `momentum_dtype=None` keeps the averages in arrays
-                of their own, for variables of any dtype.
+            **kwargs: more arguments of the constructor, or others for those of the
+                form. `ns_dtype="float16"` is faster on a GPU; `momentum_dtype=None`
+                keeps the averages in arrays of their own, for variables of any dtype;
+                `beta_1=0.0, momentum=0.0, rms_rate=1.0` has none.
         """
         form = {
+            "level": "inf",
+            "tensor_dims": {EMBEDDINGS: ["et2", 1]},
             "orthogonalize": True,
             "beta_1": 0.9,
             "momentum": 0.8,

@@ -170,6 +170,7 @@ def test_config_round_trip():
         ({"level": 0}, "`level` must be"),
         ({"beta_1": 1.0}, r"`beta_1` must be in \[0, 1\)"),
         ({"momentum": 1.0}, r"`momentum` must be None or in \[0, 1\)"),
+        ({"momentum": 0.9}, "Received: momentum=0.9: give it as `beta_1`"),
         ({"beta_2": 1.0}, "`beta_2` must be None or in"),
         ({"preconditioner": "full"}, "`preconditioner` must be one of"),
         ({"clip_threshold": 0.0}, "`clip_threshold` must be None or positive"),
@@ -179,6 +180,8 @@ def test_config_round_trip():
         ({"statistic": "median"}, "`statistic` must be one of"),
         ({"orthogonalize": 3}, "`orthogonalize` must be None, True, or a list"),
         ({"orthogonalize": [3]}, r"Received: orthogonalize=\[3\]"),
+        ({"tensor_dims": 2}, "`tensor_dims` must be None, a dict .*=2"),
+        ({"tensor_dims": "kernel"}, "`tensor_dims` must be None, a dict .*'kernel'"),
         ({"ns_steps": 0}, "`ns_steps` must be a whole number"),
         (
             {"preconditioner": "rank_one", "epsilon_placement": "product"},
@@ -248,3 +251,19 @@ def test_custom_loop_with_changing_rate():
     )
     if keras.backend.backend() == "tensorflow":
         assert len(optimizer._programs) == 1
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-5])
+def test_small_gradients_take_steps_as_large(scale):
+    """Down to a root mean square of sqrt(epsilon), 1e-6, as with Adam."""
+    variable = keras.Variable(np.zeros((8, 16), "float32"))
+    ExtremeTensoring(0.1).apply([scale * ops.ones((8, 16))], [variable])
+    np.testing.assert_allclose(ops.convert_to_numpy(variable), -0.1, rtol=0.02)
+
+
+def test_gradients_may_be_numbers():
+    """Lists of them, too: as with Keras' own optimizers."""
+    vector, scalar = keras.Variable([1.0, 1.0]), keras.Variable(1.0)
+    ExtremeTensoring(0.1).apply([[1.0, 1.0], 2.0], [vector, scalar])
+    np.testing.assert_allclose(ops.convert_to_numpy(vector), 0.9, rtol=1e-5)
+    np.testing.assert_allclose(ops.convert_to_numpy(scalar), 0.9, rtol=1e-5)

@@ -4,7 +4,9 @@ import re
 import warnings
 
 
-def matching(rule: str, pattern: str, paths: list[str], note: str = "") -> list[bool]:
+def matching(
+    rule: str, pattern: str, paths: list[str], note: str = "", warns: bool = True
+) -> list[bool]:
     """Returns for every path whether a pattern is found in it.
 
     Args:
@@ -12,6 +14,7 @@ def matching(rule: str, pattern: str, paths: list[str], note: str = "") -> list[
         pattern: regular expression.
         paths: of the variables.
         note: more on the pattern, for the warning.
+        warns: whether a pattern that matches no path is worth a warning.
 
     Raises:
         ValueError: the pattern is no regular expression.
@@ -26,7 +29,7 @@ def matching(rule: str, pattern: str, paths: list[str], note: str = "") -> list[
         raise ValueError(
             f"`{rule}` pattern {pattern!r} is not a regular expression: {error}"
         ) from None
-    if not any(found):
+    if warns and not any(found):
         warnings.warn(
             f"`{rule}` pattern {pattern!r}{note} matches no trainable variable. The "
             f"variables are: {paths}",

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from extreme_tensoring_tf import tensor_index
 from extreme_tensoring_tf.tensor_index import index_from_level
+from extreme_tensoring_tf.tensor_rules import EMBEDDINGS
 from extreme_tensoring_tf.tensor_rules import index_from_dims
 from extreme_tensoring_tf.tensor_rules import resolve
 
@@ -151,6 +152,10 @@ def test_rules_claim_variables():
     assert dense.dims == (4, 4, 4, 4)
     with pytest.warns(UserWarning, match="'bias'.*matches no trainable variable"):
         assert resolve(variables, 2, {"bias": 1}) == resolve(variables, 2)
+    one = [("table/embeddings", (100, 16)), ("layers/embeddings", (3, 100, 16))]
+    rule = {EMBEDDINGS: ("et2", 1)}
+    assert [index.dims for index in resolve(one, "inf", rule)] == [(10, 10), (1,)]
+    assert resolve(variables, 2, rule) == resolve(variables, 2)  # and no warning
     with pytest.raises(ValueError, match="more than one"):
         resolve(variables, 2, {"table": 1, "embedding": 2})
     with pytest.raises(ValueError, match="not a regular expression"):

@@ -20,6 +20,10 @@ from extreme_tensoring_tf.tensor_index import index_from_folds
 from extreme_tensoring_tf.tensor_index import index_from_level
 from extreme_tensoring_tf.tensor_index import join
 
+# The tables of Keras' embeddings. Forms have a rule for them in every model, whether
+# there are any or not, and for matrices alone.
+EMBEDDINGS = "embeddings$"
+
 
 def index_from_dims(shape, dims: Any) -> TensorIndex:
     """Returns the `TensorIndex` that a rule of `tensor_dims` describes.
@@ -115,6 +119,16 @@ def _group_by_axes(shape, leaves):
 _EMPTY = TensorIndex(Fold(0, kept=False), Fold(1, kept=False), ("all",))
 
 
+def check_tensor_dims(tensor_dims) -> dict | list | tuple | None:
+    """Returns `tensor_dims`, None if there are no rules; or raises a ValueError."""
+    if tensor_dims is None or isinstance(tensor_dims, dict | list | tuple):
+        return tensor_dims or None
+    raise ValueError(
+        "`tensor_dims` must be None, a dict of regular expressions over variable paths "
+        f"to dims, or a list of dims. Received: tensor_dims={tensor_dims!r}"
+    )
+
+
 def resolve(
     variables, level, tensor_dims=None, orthogonalize=None
 ) -> list[TensorIndex | MatrixView]:
@@ -135,8 +149,8 @@ def resolve(
             has another length, or the dims do not fit.
 
     Warns:
-        UserWarning: a pattern matches no variable. It may be meant for layers that
-            are frozen now.
+        UserWarning: a pattern other than `EMBEDDINGS` matches no variable. It may be
+            meant for layers that are frozen now.
     """
     matrices = orthogonalized(variables, orthogonalize)
     if any(matrices):
@@ -171,9 +185,11 @@ def _matching_rules(variables, tensor_dims):
     paths = [path for path, _ in variables]
     claims = [[] for _ in paths]
     for pattern, dims in tensor_dims.items():
-        found = matching("tensor_dims", pattern, paths, f" (dims {dims})")
-        for claim in itertools.compress(claims, found):
-            claim.append((pattern, dims))
+        warns = pattern != EMBEDDINGS
+        found = matching("tensor_dims", pattern, paths, f" (dims {dims})", warns)
+        for (_, shape), claim, claimed in zip(variables, claims, found):
+            if claimed and (pattern != EMBEDDINGS or len(shape) == 2):
+                claim.append((pattern, dims))
     for (path, shape), rules in zip(variables, claims):
         if len(rules) > 1:
             patterns = [pattern for pattern, _ in rules]

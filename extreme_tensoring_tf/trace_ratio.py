@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from extreme_tensoring_tf.memory import inner
 from extreme_tensoring_tf.preconditioner import inverse_trace
 
 
@@ -49,7 +50,7 @@ class TraceRatio(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Starts AdaGrad's sums, and compiles the model's step with them."""
-        self._optimizer = optimizer = self.model.optimizer
+        self._optimizer = optimizer = inner(self.model.optimizer)
         expected = {
             "beta_2": None,
             "preconditioner": "geometric_mean",
@@ -57,11 +58,13 @@ class TraceRatio(keras.callbacks.Callback):
             "epsilon_placement": "axis",
         }
         config = optimizer.get_config()
-        wrong = {k: config.get(k) for k in expected if config.get(k, 0) != expected[k]}
+        found = {k: config.get(k, "none of it") for k in expected}
+        wrong = {k: v for k, v in found.items() if v != expected[k]}
         if wrong:
             raise ValueError(
                 "TraceRatio compares Algorithm 1 with AdaGrad: the optimizer must "
-                f"be an ExtremeTensoring with {expected}. Received: {wrong}"
+                f"be an ExtremeTensoring with {expected}. Received: "
+                f"{type(optimizer).__name__}, {wrong}"
             )
         if int(optimizer.iterations):
             raise ValueError(

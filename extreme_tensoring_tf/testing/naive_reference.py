@@ -80,7 +80,7 @@ class NaiveExtremeTensoring:
         beta_2=None,
         preconditioner="geometric_mean",
         clip_threshold=None,
-        epsilon=1e-8,
+        epsilon=1e-12,
         epsilon_placement="axis",
         statistic="sum",
         index=None,

@@ -2,6 +2,7 @@
 
 import datetime
 
+from extreme_tensoring_tf import memory
 from trainer.optim import optimizer_state
 from trainer.runs import run_folder
 
@@ -56,7 +57,7 @@ def text(trained, export_format, evaluations, command) -> str:
     use = _USE[export_format].format(
         max_length=trained.max_length, module=type(trained.model).__module__
     )
-    optimizer = optimizer_state.inner(trained.model.optimizer)
+    optimizer = memory.inner(trained.model.optimizer)
     scalars = optimizer_state.state_scalars(optimizer)
     parameters = trained.model.count_params()
     config = trained.config

@@ -7,11 +7,10 @@ of Adam and of `et2_orthogonal` (docs/results.md), as Yang et al. 2021, "Tensor 
 V", arXiv 2203.03466, derive it for Adam.
 """
 
-import re
-
 import keras
 
 from extreme_tensoring_tf import ExtremeTensoring
+from extreme_tensoring_tf.tensor_rules import EMBEDDINGS
 from trainer import registry
 from trainer.errors import HParamsError
 from trainer.optim import schedules
@@ -73,7 +72,12 @@ _ADAM = {"beta_2": 0.997, "epsilon": 1e-9}
 register("adam", 0.09, keras.optimizers.Adam, **_ADAM)
 register("adafactor", 0.52, keras.optimizers.Adafactor, relative_step=False)
 register("lion", 0.003, keras.optimizers.Lion)
-register("muon", 0.09, keras.optimizers.Muon, adam_weight_decay=0.0)
+register(
+    "muon",
+    0.09,
+    keras.optimizers.Muon,
+    lambda hparams: {"adam_weight_decay": hparams.weight_decay},  # of the rest
+)
 
 # Low-memory optimizers that came after the paper.
 
@@ -139,7 +143,7 @@ _RANK_ONE = {
 # An average over ten steps, not a hundred: better where training is short.
 _SHORT = _RANK_ONE | {"beta_2": 0.9}
 # How often a token occurs sets the scale of its row, which level 2 folds away.
-_ROWS = {"tensor_dims": {"embedding": 1}}
+_ROWS = {"tensor_dims": {EMBEDDINGS: 1}}
 
 for _name, _constant, _level, _form in (
     ("et1", 1.0, 1, _MEANS),
@@ -168,13 +172,13 @@ for _name, _constant, _level, _form in (
 ORTHOGONAL = _SHORT | {
     "level": "inf",
     "epsilon": 1e-12,
-    "tensor_dims": {"embedding": ("et2", 1)},
+    "tensor_dims": {EMBEDDINGS: ["et2", 1]},
     "orthogonalize": True,
     "ns_steps": 4,
     "damping": 0.01,
     "rms_rate": 1.0,
 }
-_WHOLE_ROWS = {"tensor_dims": {"embedding": ("et1", 1)}}
+_WHOLE_ROWS = {"tensor_dims": {EMBEDDINGS: ("et1", 1)}}
 
 register("et2_orthogonal", 0.1, ExtremeTensoring, **ORTHOGONAL)
 # What a GPU does in half the time.
@@ -188,6 +192,7 @@ MOMENTUM = ORTHOGONAL | {
     "momentum_dtype": "packed",
     "rms_rate": 0.35,
 }
+# `ExtremeTensoring.orthogonal()`.
 register("et2_orthogonal_momentum", 0.1, ExtremeTensoring, **MOMENTUM)
 register("et2_orthogonal_momentum_half", 0.1, ExtremeTensoring, **MOMENTUM | _HALF)
 register("et2_orthogonal_rows", 0.1, ExtremeTensoring, **ORTHOGONAL | _WHOLE_ROWS)
@@ -236,10 +241,8 @@ def create_at(learning_rate, hparams, variables):
             "trainer/optim/catalog.py does"
         )
     budget = hparams.optimizer_state_budget
-    if isinstance(optimizer, ExtremeTensoring) and variables:
-        if budget:
-            return _planned(optimizer, learning_rate, variables, budget)
-        return _fitted(optimizer, variables)
+    if budget and isinstance(optimizer, ExtremeTensoring) and variables:
+        return _planned(optimizer, learning_rate, variables, budget)
     if budget:
         raise HParamsError(
             f"optimizer_state_budget={budget} is for ET optimizers (--hparams="
@@ -257,18 +260,3 @@ def _planned(optimizer, learning_rate, variables, budget):
         return ExtremeTensoring.for_budget(variables, budget, **config)
     except ValueError as error:
         raise HParamsError(f"hparam optimizer_state_budget: {error}") from error
-
-
-def _fitted(optimizer, variables):
-    """Returns the same optimizer with those of its rules that a model has use for.
-
-    A rule of its entry may find nothing in a user's model, which names its variables as
-    it likes: that is no mistake of theirs.
-    """
-    paths = [v.path for v in variables]
-    rules = {
-        pattern: dims
-        for pattern, dims in (optimizer.tensor_dims or {}).items()
-        if any(re.search(pattern, path) for path in paths)
-    }
-    return optimizer.from_config(optimizer.get_config() | {"tensor_dims": rules})

@@ -11,7 +11,7 @@ from trainer.hparams import HParams
 from trainer.optim import catalog
 from trainer.optim import optimizer_state
 
-NAMED = [("embedding", (300, 40)), ("kernel", (40, 40))]
+NAMED = [("embeddings", (300, 40)), ("kernel", (40, 40))]
 
 
 def variables():
@@ -34,31 +34,29 @@ def test_the_default_is_the_recommended_form():
         "beta_1": 0.9,
         "momentum": 0.8,
         "momentum_dtype": "packed",
+        "epsilon": 1e-12,
     }
-    for model, rules in (
-        ([], {"embedding": ("et2", 1)}),
-        (variables(), {"embedding": ("et2", 1)}),
-        (variables()[1:], None),  # names of their own: no rule, and no warning
-    ):
-        optimizer = catalog.create(HParams(), model)
-        config = optimizer.get_config()
-        assert {name: config[name] for name in documented} == documented
-        assert config["tensor_dims"] == rules
-        if model:
-            optimizer.build(model)
+    optimizer = catalog.create(HParams(), [])
+    config = optimizer.get_config()
+    assert {name: config[name] for name in documented} == documented
+    embeddings, kernel = optimizer.tensor_indices(NAMED)
+    assert embeddings.dims == (15, 20)
+    assert not kernel.dims
+    optimizer.build(variables()[1:])  # without an embedding, and without a warning
 
 
-def test_the_orthogonal_form_is_that_of_the_optimizer():
+def test_the_recommended_form_is_that_of_the_optimizer():
+    """What the results are of is what `ExtremeTensoring.orthogonal` returns."""
     found = catalog.create(HParams(), []).get_config()
     expected = ExtremeTensoring.orthogonal().get_config()
-    different = {"name", "learning_rate", "epsilon", "level", "tensor_dims"}
+    different = {"name", "learning_rate"}
     assert {k for k in found if found[k] != expected[k]} <= different
 
 
 def test_the_short_form_is_the_default_of_the_optimizer():
     found = catalog.create(HParams(optimizer="et2_rank1_short"), []).get_config()
     default = ExtremeTensoring().get_config()
-    different = {"name", "learning_rate", "epsilon"}
+    different = {"name", "learning_rate"}
     assert {k for k in found if found[k] != default[k]} <= different
 
 

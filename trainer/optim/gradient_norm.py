@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from trainer.optim import optimizer_state
+from extreme_tensoring_tf import memory
 
 
 class GradientNorm(keras.optimizers.Optimizer):
@@ -36,7 +36,7 @@ class GradientNorm(keras.optimizers.Optimizer):
         self.norm = self.add_variable(shape=(), dtype="float32", name="norm")
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
-        optimizer = optimizer_state.inner(self.inner_optimizer)
+        optimizer = memory.inner(self.inner_optimizer)
         self._reported = keras.backend.backend() != "jax" and hasattr(
             optimizer, "report_gradient_norm"
         )
@@ -67,9 +67,9 @@ class GradientNorm(keras.optimizers.Optimizer):
         return values, [scope.get_current_value(v) for v in self._variables] + inner
 
     def _norm_of(self, grads):
-        squares = [
-            ops.sum(ops.square(ops.cast(g, "float32"))) for g in grads if g is not None
-        ]
+        # Reshaped, for a sparse gradient may hold a row several times.
+        given = [ops.cast(g, "float32") for g in grads if g is not None]
+        squares = [ops.sum(ops.square(ops.reshape(g, (-1,)))) for g in given]
         return ops.sqrt(sum(squares)) / self.inner_optimizer.scale_loss(1.0)
 
     @property

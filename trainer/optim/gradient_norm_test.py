@@ -60,3 +60,17 @@ def test_it_is_the_norm_and_the_step_is_the_same(scaled):
     for a, c in zip(plain.get_weights(), watched.get_weights()):
         np.testing.assert_allclose(a, c, rtol=1e-5)
     assert int(optimizer.iterations) == 1
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="the others have no sparse gradient"
+)
+def test_a_row_that_is_looked_up_twice_counts_as_one():
+    import tensorflow as tf
+
+    optimizer = GradientNorm(keras.optimizers.SGD(0.1))
+    variable = keras.Variable(np.ones((4, 1), "float32"))
+    optimizer.build([variable])
+    twice = tf.IndexedSlices([[1.0], [2.0], [4.0]], [1, 1, 3], [4, 1])
+    optimizer.apply([twice], [variable])
+    np.testing.assert_allclose(ops.convert_to_numpy(optimizer.norm), 5.0)

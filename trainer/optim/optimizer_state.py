@@ -9,12 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-
-def inner(optimizer):
-    """Returns the optimizer itself, inside those that scale the loss or watch."""
-    while hasattr(optimizer, "inner_optimizer"):
-        optimizer = optimizer.inner_optimizer
-    return optimizer
+from extreme_tensoring_tf.memory import inner
 
 
 def state_scalars(optimizer) -> int:

@@ -5,9 +5,9 @@ import numbers
 
 import keras
 
+from extreme_tensoring_tf import memory
 from trainer.errors import UsageError
 from trainer.hparams import HParams
-from trainer.optim import optimizer_state
 
 DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
 XLA_COMPILE = ("auto", "true", "false")
@@ -119,7 +119,7 @@ class Result:
         }
 
     def __str__(self):
-        optimizer = optimizer_state.inner(self.model.optimizer).name
+        optimizer = memory.inner(self.model.optimizer).name
         lines = [
             f"step {self.steps:,}, optimizer {optimizer} with {self.state_scalars:,} "
             f"state scalars for {self.model.count_params():,} parameters",
