@@ -59,7 +59,7 @@ def is_schedule(rate) -> bool:
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """The rate warms up linearly from update 1 on, then falls along a cosine.
 
-    eta_t = peak * min(t / w, sin(pi / 2 * (d + 1 - t) / (d + 1 - w)) ** 2)
+    eta_t = peak * min(t / w, sin(pi / 2 * min(1, (d + 1 - t) / (d + 1 - w))) ** 2)
 
     where
 

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from trainer.optim.peers.gradients import dense
+
 
 class _Adam(keras.optimizers.Optimizer):
     """Holds Adam's arguments and its bias correction.
@@ -66,15 +68,14 @@ class _BlockAdam(_Adam):
         index = self._get_variable_index(variable)
         shape, axes = self._layouts[index]
         m, v = self._momenta[index], self._means[index]
-        g = ops.reshape(ops.cast(gradient, "float32"), shape)
-        self.assign(
-            m,
-            self.beta_1 * m + (1 - self.beta_1) * ops.reshape(g, variable.shape),
-        )
+        g = dense(gradient, variable.shape)
+        first = self.beta_1 * ops.cast(m, "float32") + (1 - self.beta_1) * g
+        self.assign(m, first)
+        g = ops.reshape(g, shape)
         mean = ops.mean(ops.square(g), axis=axes, keepdims=True) if axes else g * g
         self.assign(v, self.beta_2 * v + (1 - self.beta_2) * mean)
         spread = ops.reshape(ops.broadcast_to(v, shape), variable.shape)
-        self._move(variable, learning_rate, m.value, spread)
+        self._move(variable, learning_rate, first, spread)
 
 
 @keras.saving.register_keras_serializable("extreme_tensoring_trainer")
@@ -101,11 +102,13 @@ class AdamMini(_BlockAdam):
         if path.endswith(("bias", "beta")):
             return shape, ()
         if len(shape) < 2:
-            return shape, (0,)
+            return shape, tuple(range(len(shape)))
         if "embedding" in path:
             return shape, (1,)
         if path.endswith(("query/kernel", "key/kernel")):
-            return (shape[0], self.num_heads, shape[1] // self.num_heads), (0, 2)
+            if len(shape) == 2:
+                shape = (shape[0], self.num_heads, shape[1] // self.num_heads)
+            return shape, (0, 2)  # of inputs, heads and what a head has
         return shape, tuple(range(len(shape) - 1))
 
     def get_config(self):
@@ -116,8 +119,8 @@ class AdamMini(_BlockAdam):
 class SlimAdam(_BlockAdam):
     """Adam with second moments averaged over one axis of a matrix.
 
-    Averaged over inputs: kernels of queries and keys. Over outputs: other kernels.
-    Over a row: embeddings. Vectors are Adam's.
+    Averaged over inputs: kernels of queries and keys. Over outputs, the last axis:
+    other kernels. Over a row: embeddings. Vectors are Adam's.
 
     Args: those of Adam.
 
@@ -133,7 +136,7 @@ class SlimAdam(_BlockAdam):
         if len(shape) < 2:
             return shape, ()
         over_inputs = path.endswith(("query/kernel", "key/kernel"))
-        return shape, (0,) if over_inputs else (1,)
+        return shape, (0,) if over_inputs else (len(shape) - 1,)
 
 
 @keras.saving.register_keras_serializable("extreme_tensoring_trainer")
@@ -177,7 +180,7 @@ class Adam8bit(_Adam):
         ]
 
     def update_step(self, gradient, variable, learning_rate):
-        g = ops.cast(gradient, "float32")
+        g = dense(gradient, variable.shape)
         moments = self._moments[self._get_variable_index(variable)]
         values = zip(moments, (True, False), (self.beta_1, self.beta_2), (g, g * g))
         found = []
@@ -201,7 +204,8 @@ class Adam8bit(_Adam):
         codes, scales = moment
         values = ops.reshape(values, codes.shape)
         scale = ops.max(ops.abs(values), axis=1, keepdims=True)
-        values = values / ops.maximum(scale, 1e-12)
+        scale = ops.maximum(scale, 1e-12)
+        values = values / scale
         # Halving search for the nearest: 8 look-ups in the middles between codes.
         table = dynamic_map(signed)
         middles = ops.convert_to_tensor((table[1:] + table[:-1]) / 2)

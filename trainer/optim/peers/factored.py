@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from trainer.optim.peers.gradients import dense
+
 
 @keras.saving.register_keras_serializable("extreme_tensoring_trainer")
 class SM3(keras.optimizers.Optimizer):
@@ -46,7 +48,7 @@ class SM3(keras.optimizers.Optimizer):
         maxima = self._maxima[index]
         rank = max(1, len(variable.shape))
         axes = [tuple(j for j in range(rank) if j != i) for i in range(rank)]
-        g = ops.cast(gradient, "float32")
+        g = dense(gradient, variable.shape)
         nu = ops.square(g)
         bound = ops.expand_dims(maxima[0], axes[0]) if axes[0] else maxima[0].value
         for mu, others in zip(maxima[1:], axes[1:]):
@@ -55,8 +57,8 @@ class SM3(keras.optimizers.Optimizer):
         step = ops.where(nu > 0, g * ops.rsqrt(nu + self.epsilon), 0.0)
         if self.momentum:
             m = self._momenta[index]
-            self.assign(m, self.momentum * m + (1 - self.momentum) * step)
-            step = m.value
+            step = self.momentum * ops.cast(m, "float32") + (1 - self.momentum) * step
+            self.assign(m, step)
         for mu, others in zip(maxima, axes):
             self.assign(mu, ops.max(nu, axis=others) if others else nu)
         self.assign_sub(variable, ops.cast(learning_rate * step, variable.dtype))
@@ -131,7 +133,7 @@ class CAME(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         own = self._own
         index = self._get_variable_index(variable)
-        g = ops.cast(gradient, "float32")
+        g = dense(gradient, variable.shape)
         squares = self._squares[index]
         u = g * self._inverse_root(
             squares, ops.square(g) + own["epsilon"], own["beta_2"]
@@ -139,10 +141,10 @@ class CAME(keras.optimizers.Optimizer):
         rms = ops.sqrt(ops.mean(ops.square(u)))
         u = u / ops.maximum(1.0, rms / own["clip_threshold"])
         m = self._momenta[index]
-        self.assign(m, own["beta_1"] * m + (1 - own["beta_1"]) * u)
-        step = m.value
+        step = own["beta_1"] * ops.cast(m, "float32") + (1 - own["beta_1"]) * u
+        self.assign(m, step)
         if self._residuals[index]:
-            residual = ops.square(u - m) + own["epsilon_residual"]
+            residual = ops.square(u - step) + own["epsilon_residual"]
             step = step * self._inverse_root(
                 self._residuals[index], residual, own["beta_3"]
             )
@@ -226,7 +228,7 @@ class SMMF(keras.optimizers.Optimizer):
         step = ops.cast(self.iterations + 1, "float32")
         beta_m = own["beta_1"] * ops.power(own["growth_rate"], step - 1)
         beta_v = 1 - ops.power(step, own["decay_rate"])
-        g = ops.reshape(ops.cast(gradient, "float32"), sign.shape)
+        g = dense(gradient, sign.shape)
         old_m, old_v = (
             ops.outer(rows.value, columns.value) for rows, columns in (first, second)
         )

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from trainer.optim.peers.gradients import dense
+
 
 class _LowRankAdam(keras.optimizers.Optimizer):
     """Chooses the variables that are projected, and runs Adam on the projections.
@@ -43,11 +45,11 @@ class _LowRankAdam(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        rank = self._own["rank"]
         self._projections, self._moments = [], []
         for variable in variables:
             shape, projection = tuple(variable.shape), None
             if len(shape) == 2 and "embedding" not in variable.path:
+                rank = self._rank(min(shape))
                 projection = self.add_variable((min(shape), rank), name="projection")
                 # Rows of length `rank`, or the same across for a wide variable.
                 tall = shape[0] >= shape[1]
@@ -59,8 +61,7 @@ class _LowRankAdam(keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        # Reshaped, since TensorFlow does not know the shape of every gradient.
-        g = ops.reshape(ops.cast(gradient, "float32"), variable.shape)
+        g = dense(gradient, variable.shape)
         projection = self._projections[index]
         if projection is None:
             update = self._adam(index, g)
@@ -73,6 +74,10 @@ class _LowRankAdam(keras.optimizers.Optimizer):
         rate = learning_rate * ops.sqrt(squares)
         rate = rate / (1 - ops.power(self._own["beta_1"], step))
         self.assign_sub(variable, ops.cast(rate * update, variable.dtype))
+
+    def _rank(self, shorter):
+        """Returns the rank of the projection of a matrix, by its shorter side."""
+        return self._own["rank"]
 
     def _renewed(self, due, projection, g):
         """Returns the projection, (shorter side, rank), a new one if that is due."""
@@ -104,7 +109,8 @@ class GaLore(_LowRankAdam):
 
     x <- x - rate * scale * P (m_hat / sqrt(v_hat)),     moments of P^T g
 
-    where P are the first `rank` singular vectors of the gradient, of the shorter side.
+    where P are the first `rank` singular vectors of the gradient, of the shorter side,
+    or all of them.
 
     Args:
         rank: defaults to 128.
@@ -118,6 +124,9 @@ class GaLore(_LowRankAdam):
         self, learning_rate=0.001, rank=128, scale=0.25, name="galore", **kwargs
     ):
         super().__init__(learning_rate, rank, scale, name=name, **kwargs)
+
+    def _rank(self, shorter):
+        return min(shorter, self._own["rank"])
 
     def _renewed(self, due, projection, g):
         return ops.cond(due, lambda: self._singular_vectors(g), lambda: projection)
@@ -185,6 +194,6 @@ class APOLLO(_LowRankAdam):
         scaled = g * (ops.norm(adam) / (ops.norm(low) + 1e-8))
         norm, last = ops.norm(scaled), self._norms[index]
         growth = ops.maximum(norm / (last + 1e-8), 1.01) / 1.01
-        growth = ops.where(self.iterations > 0, growth, 1.0)
+        growth = ops.where(last > 0, growth, 1.0)  # what had no gradient has no limit
         self.assign(last, norm / growth)
         return self._own["scale"] ** 0.5 * scaled / growth

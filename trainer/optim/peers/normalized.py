@@ -14,6 +14,8 @@ from extreme_tensoring_tf import ExtremeTensoring
 from extreme_tensoring_tf.matrix_view import matrix_view
 from extreme_tensoring_tf.matrix_view import orthogonalized
 from extreme_tensoring_tf.newton_schulz import polar_factors
+from extreme_tensoring_tf.tensor_rules import EMBEDDINGS
+from trainer.optim.peers.gradients import dense
 
 _STEPS = 8  # Newton-Schulz: to the polar factor itself
 
@@ -61,11 +63,8 @@ class _Normalized(keras.optimizers.Optimizer):
         ]
         rest = [v for v, matrix in zip(variables, self._is_matrix) if not matrix]
         if self._own["rest"] == "et" and rest:
-            embedded = any("embedding" in v.path for v in rest)
             self._et = ExtremeTensoring(
-                level="inf",
-                tensor_dims={"embedding": ("et2", 1)} if embedded else None,
-                epsilon=1e-12,
+                level="inf", tensor_dims={EMBEDDINGS: ("et2", 1)}
             )
             self._et.build(rest)
             for variable in self._et.variables[2:]:  # not iterations and rate
@@ -97,16 +96,14 @@ class _Normalized(keras.optimizers.Optimizer):
         index = self._get_variable_index(variable)
         slots = self._slots[index]
         if self._is_matrix[index]:
-            # Reshaped, since TensorFlow does not know the shape of every gradient.
-            view = matrix_view(variable.shape).view
-            g = ops.reshape(ops.cast(gradient, "float32"), view)
+            g = dense(gradient, matrix_view(variable.shape).view)
             step = self._own["scale"] * self._direction(g, slots)
             step = ops.reshape(step, variable.shape)
         elif self._own["rest"] == "et":
             self._et.update_step(gradient, variable, learning_rate)
             return
         else:
-            step = self._adam(ops.cast(gradient, "float32"), *slots)
+            step = self._adam(dense(gradient, variable.shape), *slots)
         self.assign_sub(variable, ops.cast(learning_rate * step, variable.dtype))
 
     def _adam(self, g, mean, square):
@@ -264,7 +261,7 @@ class RACS(_Normalized):
         now = ops.norm(direction)
         limit = self._own["limit"]
         bounded = limit / ops.maximum(now / (norm + 1e-30), limit)
-        factor = ops.where(self.iterations > 0, bounded, 1.0)
+        factor = ops.where(norm > 0, bounded, 1.0)  # what had no gradient has no limit
         self.assign(norm, factor * now)
         return factor * direction
 

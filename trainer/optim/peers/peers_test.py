@@ -1,11 +1,14 @@
 """Beside the reference implementations, where these are installed."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 from extreme_tensoring_tf import ExtremeTensoring
+from extreme_tensoring_tf.tensor_rules import EMBEDDINGS
 from trainer.optim.peers import adam_family
 from trainer.optim.peers import factored
 from trainer.optim.peers import low_rank
@@ -325,9 +328,7 @@ def test_normalized_directions(name, rest):
     if rest == "adam":
         other = keras.optimizers.Adam(0.1, epsilon=1e-8)
     else:
-        other = ExtremeTensoring(
-            0.1, "inf", tensor_dims={"embedding": ("et2", 1)}, epsilon=1e-12
-        )
+        other = ExtremeTensoring(0.1, "inf", tensor_dims={EMBEDDINGS: ("et2", 1)})
     moved = {n: s for n, s in LAYERS.items() if "kernel" not in n}
     places = [i for i, n in enumerate(LAYERS) if n in moved]
     variables = [keras.Variable(starts[i]) for i in places]
@@ -352,3 +353,90 @@ def test_normalized_directions(name, rest):
         np.testing.assert_allclose(
             found[i], expected[path], rtol=2e-3, atol=5e-4, err_msg=path
         )
+
+
+EVERY_PEER = [make for make, _ in OPTIMIZERS]
+EVERY_PEER += [getattr(normalized, name) for name in NORMALIZED]
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="the others have no sparse gradient"
+)
+@pytest.mark.parametrize("make", EVERY_PEER)
+@pytest.mark.parametrize("path", ["embedding/embeddings", "dense/kernel"])
+def test_sparse_gradients_move_as_dense_ones(make, path):
+    """A row that a batch looks up twice has the sum of both for its gradient."""
+    import tensorflow as tf
+
+    moved = []
+    for sparse in (True, False):
+        optimizer = make(0.1)
+        variable = keras.Variable(np.ones((12, 8), "float32"))
+        variable._path = path
+        for step in range(3):
+            rows = tf.random.stateless_normal((3, 8), [step, 0])
+            gradient = tf.IndexedSlices(rows, [1, 1, 3], [12, 8])
+            if not sparse:
+                gradient = tf.convert_to_tensor(gradient)
+            optimizer.apply([gradient], [variable])
+        moved.append(ops.convert_to_numpy(variable))
+    assert np.abs(moved[0] - 1).max() > 1e-3
+    np.testing.assert_array_equal(*moved)
+
+
+@pytest.mark.parametrize("make", EVERY_PEER)
+@pytest.mark.parametrize(
+    "path, shape",
+    [
+        ("gate/kernel", (8, 1)),
+        ("attention/query/kernel", (8, 2, 4)),
+        ("attention/value/kernel", (8, 2, 4)),
+        ("convolution/kernel", (3, 3, 4, 8)),
+        ("temperature", ()),
+    ],
+)
+def test_variables_of_any_shape(make, path, shape):
+    """Those of Keras' own layers, narrower than a projection's rank or with heads."""
+    if "query" in path and make is adam_family.AdamMini:
+        make = functools.partial(make, num_heads=2)
+    optimizer = make(0.1)
+    variable = keras.Variable(np.ones(shape, "float32"))
+    variable._path = path
+    for _ in range(2):
+        optimizer.apply([ops.ones(shape) * 0.1], [variable])
+    value = ops.convert_to_numpy(variable)
+    assert np.isfinite(value).all()
+    # Outputs of equal inputs have no deviation to standardize by.
+    assert (value < 1).any() or make is normalized.SWAN
+
+
+def test_slim_adam_averages_over_outputs():
+    """The last axis of kernels that are no queries or keys."""
+    optimizer = adam_family.SlimAdam(0.1)
+    variable = keras.Variable(np.ones((3, 5, 7, 11), "float32"), name="kernel")
+    optimizer.build([variable])
+    assert optimizer._means[0].shape == (3, 5, 7, 1)
+
+
+def test_moments_of_8_bits_of_small_gradients():
+    """Steps are Adam's, also where squares are below torchao's least scale, 1e-12."""
+    values = []
+    for make in (adam_family.Adam8bit, keras.optimizers.Adam):
+        variable = keras.Variable(np.zeros((64, 64), "float32"), name="kernel")
+        optimizer = make(1e-3, beta_2=0.9)
+        rng = np.random.default_rng(0)
+        for _ in range(20):
+            g = 3e-6 * rng.normal(size=(64, 64)).astype("float32")
+            optimizer.apply([ops.convert_to_tensor(g)], [variable])
+        values.append(ops.convert_to_numpy(variable))
+    rms = [np.sqrt((v**2).mean()) for v in values]
+    np.testing.assert_allclose(rms[0], rms[1], rtol=0.2)
+
+
+@pytest.mark.parametrize("make", [normalized.RACS, low_rank.APOLLO])
+def test_a_matrix_whose_first_gradient_is_zero_moves_later(make):
+    optimizer = make(0.1)
+    variable = keras.Variable(np.zeros((6, 8), "float32"), name="kernel")
+    optimizer.apply([ops.zeros((6, 8))], [variable])
+    optimizer.apply([ops.ones((6, 8))], [variable])
+    assert np.abs(ops.convert_to_numpy(variable)).max() > 1e-4
