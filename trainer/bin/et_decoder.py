@@ -142,7 +142,7 @@ class Continuer:
             function = functools.partial(
                 decoding.generate,
                 temperature=_TEMPERATURE.value,
-                top_k=min(_TOP_K.value, trained.processor.vocab_size()),
+                top_k=_TOP_K.value,
                 top_p=_TOP_P.value,
             )
         self._processor = trained.processor

@@ -96,7 +96,9 @@ def beam_search(model, ids, length, max_length, beams=4, alpha=0.6, seed=None):
 
     empty = ops.zeros((rows, beams, length), "int32")
     never = ops.full((rows, beams), _NEVER)
-    only_first = ops.where(ops.arange(beams)[None] == 0, 0.0, never)
+    # The others are copies of it; and a row that is full already goes on with none.
+    begins = ops.logical_and(ops.arange(beams)[None] == 0, limit > 0)
+    only_first = ops.where(begins, 0.0, never)
     start = ops.convert_to_tensor(0, "int32")
     state = start, (only_first, empty), empty, never, logits, cache
     _, _, finished, scores, _, _ = ops.while_loop(goes_on, step, state)

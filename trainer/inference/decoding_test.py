@@ -152,6 +152,13 @@ def test_beam_search_finds_the_best_of_all(alpha):
     assert (found[1, 0] != found[0, 0]).any()
 
 
+def test_a_prompt_that_is_full_goes_on_with_nothing(model):
+    """`Decoder` refuses it; the function itself finds nothing."""
+    ids = np.full((1, 24), 5, "int32")
+    _, scores = beam_search.beam_search(model, ids, 3, 24, beams=2)
+    assert (keras.ops.convert_to_numpy(scores) < -1e8).all()
+
+
 def test_beams_are_no_worse_than_greedy(model):
     """Their scores are the model's, and the best is at least greedy's."""
 

@@ -77,8 +77,8 @@ def _most_likely(logits, k):
         return logits
 
     def kept():
-        size = ops.minimum(k, logits.shape[-1]) if ops.is_tensor(k) else k
-        values, _ = ops.top_k(logits, size)
+        least = ops.minimum if ops.is_tensor(k) else min
+        values, _ = ops.top_k(logits, least(k, logits.shape[-1]))
         return ops.where(logits < values[:, -1:], -1e9, logits)
 
     return ops.cond(k > 0, kept, lambda: logits) if ops.is_tensor(k) else kept()

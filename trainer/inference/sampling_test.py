@@ -29,6 +29,7 @@ def normalized(weights):
         ({"temperature": 2.0}, normalized(PROBABILITIES**0.5)),
         ({"top_k": 2}, normalized(np.array([0, 0.4, 0.3, 0, 0]))),
         ({"top_k": 5}, PROBABILITIES),
+        ({"top_k": 40}, PROBABILITIES),  # more than there are
         ({"top_p": 0.6}, normalized(np.array([0, 0.4, 0.3, 0, 0]))),
         ({"top_p": 0.1}, [0, 1, 0, 0, 0]),
         ({"top_k": 3, "top_p": 0.7}, normalized(np.array([0, 0.4, 0.3, 0, 0]))),
