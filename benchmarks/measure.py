@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 
@@ -153,6 +154,45 @@ def peak_temporary_bytes(function):
     return min(peaks)
 
 
+def step_for_gpu(trained, rows, description):
+    """Returns the training step of a model, compiled for a GPU that is not here.
+
+    In a process with the environment `FOR_GPU`, on JAX with its CUDA plugin. Without a
+    GPU to try them on, XLA does not choose among kernels for a product.
+
+    Args:
+        trained: compiled Keras model; its optimizer is built here.
+        rows: an array.
+        description: path of the GPU's description, a `GpuTargetConfigProto`.
+    """
+    import jax
+    from jax.experimental import topologies
+
+    topology = topologies.get_topology_desc(
+        platform="cuda",
+        topology_name="gpu",
+        topology="1x1x1",
+        target_config=pathlib.Path(description).read_text("utf-8"),
+    )
+    place = jax.sharding.SingleDeviceSharding(topology.devices[0])
+
+    def described(array):
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place)
+
+    # The optimizer asks for the backend: it groups variables by the device.
+    with mock.patch.object(jax, "default_backend", return_value="gpu"):
+        step, arguments = _step(trained, rows)
+        return step.lower(*jax.tree.map(described, arguments)).compile()
+
+
+# There is no GPU to ask for its version, or to try kernels on.
+FOR_GPU = {
+    "KERAS_BACKEND": "jax",
+    "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+    "XLA_FLAGS": "--xla_gpu_autotune_level=0",
+}
+
+
 def compiled_step(trained, rows):
     """Returns the compiled training step of a model on JAX.
 
@@ -160,8 +200,18 @@ def compiled_step(trained, rows):
         trained: compiled Keras model; its optimizer is built here, if it is not.
         rows: an array, of all devices.
     """
-    import jax
     import keras
+
+    if distribution := keras.distribution.distribution():
+        layout = distribution.get_data_layout(rows.shape)
+        rows = keras.distribution.distribute_tensor(rows, layout)
+    step, arguments = _step(trained, rows)
+    return step.lower(*arguments).compile()
+
+
+def _step(trained, rows):
+    """Returns the training step of a model on JAX, and its arguments."""
+    import jax
 
     trained.optimizer.build(trained.trainable_variables)
     state = trained._get_jax_state(
@@ -170,11 +220,7 @@ def compiled_step(trained, rows):
         optimizer_variables=True,
         metrics_variables=True,
     )
-    if distribution := keras.distribution.distribution():
-        layout = distribution.get_data_layout(rows.shape)
-        rows = keras.distribution.distribute_tensor(rows, layout)
-    step = jax.jit(trained.train_step, donate_argnums=0)
-    return step.lower(state, (rows,)).compile()
+    return jax.jit(trained.train_step, donate_argnums=0), (state, (rows,))
 
 
 def device_peak_bytes():

@@ -1,11 +1,15 @@
 r"""Finds the largest Transformer whose training step fits in a given memory.
 
     python -m benchmarks.memory [--budget=4GB] [--optimizers=adam,adafactor,et2]
+        [--gpu=h200.txtpb]
 
 A trial is a process of its own that builds the model, takes two real steps with `fit`
 and reports the most memory that it had: of the GPU where there is one, else resident
 memory, TensorFlow's own 0.6 GB included (Linux only). Memory grows alike with every
 layer, so two small models tell how many layers to try.
+
+With --gpu a step is compiled for a GPU that is not here, and not run: see
+`benchmarks.gpu_programs`. Its peak is that of the program.
 """
 
 import json
@@ -28,6 +32,7 @@ _HIDDEN = cli.DEFINE_count("hidden_size", 1024, "Width of the model.")
 _VOCAB = cli.DEFINE_count("vocab_size", 32768, "Tokens of the vocabulary.")
 _LAYERS = cli.DEFINE_count("most_layers", 64, "Layers that are tried at most.")
 _TRIAL = cli.DEFINE_count("trial", 0, "Layers of one trial: used by itself.", least=0)
+_GPU = cli.DEFINE_path("gpu", None, "Description of a GPU, of OpenXLA's.")
 _JSON = flags.DEFINE_bool("json", False, "Print the figures as JSON, too.")
 _LENGTH = 64
 
@@ -39,9 +44,10 @@ def main(argv):
         return
     names = progress.over(_OPTIMIZERS.value, unit="optimizer")
     rows = [(name, *largest(name, _BUDGET.value)) for name in names]
+    compiled = f", compiled for {_GPU.value}" if _GPU.value else ""
     print(
         f"{_BUDGET.value / 1e9:g} GB, width {_HIDDEN.value}, {_VOCAB.value:,} subwords"
-        f", one row of {_LENGTH} tokens, {measure.environment()}\n\n"
+        f", one row of {_LENGTH} tokens, {measure.environment()}{compiled}\n\n"
         + tables.largest(rows)
     )
     if _JSON.value:
@@ -52,6 +58,9 @@ def main(argv):
 def largest(name, budget):
     """Returns the most layers that fit, and the figures of that trial."""
     peaks, figures = {}, {}  # by layers
+    more, environment = [], None
+    if _GPU.value:
+        more, environment = [f"--gpu={_GPU.value}"], measure.FOR_GPU
     fits, too_many = 0, _LAYERS.value + 1
     while too_many - fits > 1:
         layers = min(max(_guess(peaks, budget), fits + 1), too_many - 1)
@@ -62,6 +71,8 @@ def largest(name, budget):
                 f"--optimizers={name}",
                 f"--hidden_size={_HIDDEN.value}",
                 f"--vocab_size={_VOCAB.value}",
+                *more,
+                environment=environment,
             )
         except measure.Failed as error:
             if not error.lacked_memory:
@@ -87,7 +98,7 @@ def _guess(peaks, budget):
 
 
 def trial(name, layers):
-    """Returns parameters and peak memory of a model that took two steps."""
+    """Returns parameters and peak memory of a model that takes two steps."""
     # With oneDNN TensorFlow's allocator keeps what it once had.
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
     import numpy as np
@@ -110,6 +121,10 @@ def trial(name, layers):
     trained = language_model.training_model(model, 0.0, _LENGTH)
     trained.compile(contestants.keras_optimizer(name))
     rows = np.random.default_rng(0).integers(2, _VOCAB.value, (2, _LENGTH), "int32")
+    if _GPU.value:
+        program = measure.step_for_gpu(trained, rows[:1], _GPU.value)
+        peak = program.memory_analysis().peak_memory_in_bytes
+        return {"parameters": model.count_params(), "peak": peak}
     trained.fit(rows, rows, batch_size=1, verbose=0)
     peak = measure.device_peak_bytes() or measure.peak_resident_bytes()
     return {"parameters": model.count_params(), "peak": peak}

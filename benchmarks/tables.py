@@ -48,6 +48,31 @@ def largest(rows):
     )
 
 
+def programs(found):
+    """Returns the figures of `gpu_programs.trial` as Markdown: {optimizer: figures}."""
+    sgd = found.get("sgd", {}).get("kernels")
+    columns = (
+        "optimizer",
+        "kernels a step",
+        "beside sgd's",
+        "peak GB",
+        "state scalars",
+    )
+    return report.markdown(
+        columns,
+        [
+            (
+                name,
+                f["kernels"],
+                _cell(sgd and f["kernels"] - sgd, "+,d"),
+                f"{f['peak_bytes'] / 1e9:.2f}",
+                f["state_scalars"],
+            )
+            for name, f in found.items()
+        ],
+    )
+
+
 def paper(share, cards, bytes_of_weight):
     """Returns hours and memory of runs of the paper's size as Markdown.
 

@@ -8,6 +8,7 @@ embedding (`SparseGroup`), takes polar factors in place of statistics
 """
 
 import math
+import typing
 
 from keras import ops
 
@@ -36,6 +37,15 @@ if IS_TENSORFLOW:  # the others have no sparse gradients
     from extreme_tensoring_tf import sparse
 
 
+class Packed(typing.NamedTuple):
+    """Variables that hold momentum, taken apart for a step; arrays (k_i, *view)."""
+
+    variables: typing.Any  # as they were
+    values: typing.Any  # theirs
+    momentum: typing.Any  # that of this step
+    scales: typing.Any  # of that, (k_i,)
+
+
 class Group:
     """k variables of one tensor index that are updated together, and their gradients.
 
@@ -62,9 +72,6 @@ class Group:
         self.beta_1 = settings.momentum_of(self.index)
         self.packs = settings.packs_momentum and self.beta_1 > 0
         self.stacks = self._stacks(gradients)
-        # By the start of a part: what it packs, which is variables, their values and
-        # their momentum; and the scales of that.
-        self._to_pack, self._new_scales = {}, {}
 
     def _stacks(self, gradients):
         """Returns the gradients as arrays (k_i, *view), in order.
@@ -117,42 +124,47 @@ class Group:
         statistics, finite = slots.accumulate(sums, settings.beta_2, finite)
         factors = settings.preconditioner.factors(statistics, self.index, self.row_ids)
         rate = ops.cast(learning_rate, slots.dtype)
-        start = 0
+        start, packed = 0, []
         for stack in self.stacks:
             part = slice(start, start + stack.shape[0])
             start = part.stop
             is_finite = None if finite is None else finite[part]
             multiplier = None if factor is None else factor[part]
+            taken_apart = None
             if self.beta_1 or slots.diagonals[part.start] is not None:
-                stack = self._averaged(part, stack, is_finite, multiplier)
-                multiplier = None
+                stack = ops.cast(stack, slots.dtype)
+                if multiplier is not None:
+                    stack = stack * of_each(multiplier)
+                    multiplier = None
+                slots.accumulate_diagonal(part.start, stack, is_finite)
+            if self.beta_1:
+                stack, taken_apart = self._averaged(part, stack, is_finite)
             steps = factors[part].scale(stack, rate, multiplier)
-            self._subtract(part, steps, rate, is_finite)
-        return self._taken(norms, finite)
+            self._subtract(part, steps, rate, is_finite, taken_apart)
+            packed.append(taken_apart)
+        return self._taken(norms, finite, packed)
 
-    def _taken(self, norms, finite):
-        """Returns the `Taken` of the step."""
-        scales = list(self._new_scales.values())  # in the order of the parts
+    def _taken(self, norms, finite, packed):
+        """Returns the `Taken` of the step, of parts that were packed or were not."""
+        scales = [p.scales for p in packed if p]
         return Taken(norms, finite, joined(scales) if scales else None)
 
-    def _averaged(self, part, stack, is_finite, multiplier):
-        """Returns average gradients (k_i, *view), and keeps the full-size slots."""
-        gradients = ops.cast(stack, self.slots.dtype)
-        if multiplier is not None:
-            gradients = gradients * of_each(multiplier)
-        self.slots.accumulate_diagonal(part.start, gradients, is_finite)
-        return self._momentum(part, gradients, is_finite) if self.beta_1 else gradients
+    def _averaged(self, part, gradients, is_finite):
+        """Returns the averages of gradients (k_i, *view), without bias.
 
-    def _momentum(self, part, gradients, is_finite):
-        """Returns the unbiased averages of gradients (k_i, *view), and keeps them."""
+        They are kept in slots of their own; or are to be packed, with what is returned
+        beside them, into the variables: a `Packed`, or None.
+        """
+        packed = None
         if self.packs:
-            new = self._packed_momentum(part, gradients, is_finite)
+            packed = self._unpacked(part, gradients, is_finite)
+            new = packed.momentum
         else:
             new = self.slots.average_gradients(part, gradients, self.beta_1, is_finite)
-        return self.slots.unbiased(part, new, self.beta_1)
+        return self.slots.unbiased(part, new, self.beta_1), packed
 
-    def _packed_momentum(self, part, gradients, is_finite):
-        """Returns averages (k_i, *view), from those that the variables hold.
+    def _unpacked(self, part, gradients, is_finite):
+        """Returns a `Packed`: variables taken apart, with momentum that has moved on.
 
         One that starts, with a scale of 0, begins as if all gradients before had been
         this one: at the first update, after averages were written into the variable,
@@ -168,23 +180,21 @@ class Group:
         new = self.beta_1 * old + of_each(share) * gradients
         # Not of what is kept, so that no pass over gradients waits for whether they are
         # finite.
-        greatest = ops.max(ops.abs(new), axis=(1, 2))
-        self._new_scales[part.start] = where(is_finite, greatest, scales)
-        new = where(is_finite, new, old)
-        self._to_pack[part.start] = variables, values, new
-        return new
+        greatest = where(is_finite, ops.max(ops.abs(new), axis=(1, 2)), scales)
+        return Packed(variables, values, where(is_finite, new, old), greatest)
 
-    def _subtract(self, part, steps, rate, is_finite):
+    def _subtract(self, part, steps, rate, is_finite, packed=None):
         """Writes the steps (k_i, *view), and weight decay with them, into variables.
 
         Args:
             part: slice, which of the variables.
             steps, rate: tensors.
             is_finite: None, or (k_i,).
+            packed: a `Packed` of the variables, if they hold momentum.
         """
         decay = self.settings.weight_decay * rate if self.decays else None
-        if self.packs:
-            self._pack(part, steps, decay, is_finite)
+        if packed:
+            self._pack(part, packed, steps, decay, is_finite)
             return
         dtype, variables = self.slots.dtype, self.variables[part]
         for i, step in enumerate(unstacked(steps, self.shape)):
@@ -198,14 +208,12 @@ class Group:
             else:  # subtract before rounding to the variable's shorter dtype
                 assign(variable, ops.cast(tensor(variable), dtype) - step)
 
-    def _pack(self, part, steps, decay, is_finite):
+    def _pack(self, part, packed, steps, decay, is_finite):
         """Writes variables, and their momentum into them."""
-        old, values, momentum = self._to_pack.pop(part.start)
         if decay is not None:
-            steps = steps + values * decay
-        scales = of_each(self._new_scales[part.start])
-        count = of_each(self.slots.updates[part])
-        new = packing.pack(values - steps, momentum, scales, count)
+            steps = steps + packed.values * decay
+        scales, count = of_each(packed.scales), of_each(self.slots.updates[part])
+        new = packing.pack(packed.values - steps, packed.momentum, scales, count)
         variables = self.variables[part]
         if IS_JAX and is_finite is not None:
             # A part of a stack with nothing done to it is a kernel by itself on a GPU.
@@ -213,7 +221,7 @@ class Group:
             for variable, value, finite in zip(variables, parts, is_finite):
                 assign(variable, where(finite, value, tensor(variable)))
             return
-        new = where(is_finite, new, old)
+        new = where(is_finite, new, packed.variables)
         for variable, value in zip(variables, unstacked(new, self.shape)):
             assign(variable, value)
 
@@ -230,7 +238,7 @@ class SparseGroup(Group):
         )
         return [ops.expand_dims(matrix, 0)]
 
-    def _subtract(self, part, steps, rate, is_finite):
+    def _subtract(self, part, steps, rate, is_finite, packed=None):
         steps = where(is_finite, steps, 0.0)
         assign_sub(self.variables[0], sparse.slices(steps, self.slice_ids, self.shape))
 
@@ -260,15 +268,15 @@ class OrthogonalGroup(Group):
             finite = ops.all(ops.isfinite(gradients), axis=(1, 2))
             if factor is not None:
                 finite = ops.logical_and(finite, ops.isfinite(factor))
-        part = slice(0, len(self.variables))
+        part, packed = slice(0, len(self.variables)), None
         if self.beta_1:
             if factor is not None:
                 gradients = gradients * of_each(factor)
-            gradients = self._momentum(part, gradients, finite)
+            gradients, packed = self._averaged(part, gradients, finite)
         rate = ops.cast(learning_rate, slots.dtype)
         steps = settings.orthogonalizer.direction(gradients) * rate
-        self._subtract(part, steps, rate, finite)
-        return self._taken(squared_norms(sums, self.index), finite)
+        self._subtract(part, steps, rate, finite, packed)
+        return self._taken(squared_norms(sums, self.index), finite, [packed])
 
 
 def dense_group(settings, slots: GroupSlots, variables, gradients, decays) -> Group:
