@@ -100,7 +100,7 @@ def trial(name):
 
 
 def kernels(text):
-    """Returns how many kernels and copies a program starts, each round of a loop once.
+    """Returns how many kernels and copies a program starts; a loop counts as one.
 
     Args:
         text: of the program, as XLA writes it.

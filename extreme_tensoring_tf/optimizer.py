@@ -97,7 +97,8 @@ class ExtremeTensoring(GroupedOptimizer):
         tensor_dims: None; or a dict of regular expressions over variable paths
             to dims: a level, flat dims with the variable's size as product, or
             one entry per axis (1 drops an axis); or a list of such dims, one per
-            variable, None for `level`. Defaults to None.
+            variable, None for `level`. The pattern "(^|/)embeddings$" is for matrices
+            alone, and may find none. Defaults to None.
         orthogonalize: None; True for every kernel, a variable of two or more axes
             whose own name contains "kernel" (an embedding's does not); or a list of
             regular expressions over the paths of matrices. Such a variable keeps no
@@ -208,8 +209,7 @@ class ExtremeTensoring(GroupedOptimizer):
         if momentum and not orthogonalize:
             raise ValueError(
                 f"`momentum` is that of matrices that `orthogonalize` names, and none "
-                f"is named. Received: momentum={momentum!r}: give it as `beta_1`, or "
-                "take `ExtremeTensoring.orthogonal`"
+                f"is named. Received: momentum={momentum!r}: give it as `beta_1`"
             )
         if momentum_dtype not in (None, PACKED, "bfloat16", "float32", "float64"):
             raise ValueError(

@@ -22,7 +22,7 @@ from extreme_tensoring_tf.tensor_index import join
 
 # The tables of Keras' embeddings. Forms have a rule for them in every model, whether
 # there are any or not, and for matrices alone.
-EMBEDDINGS = "embeddings$"
+EMBEDDINGS = "(^|/)embeddings$"
 
 
 def index_from_dims(shape, dims: Any) -> TensorIndex:

@@ -137,8 +137,8 @@ GROUP_VARIABLES = 8
 # Matrices that are orthogonalized together have at most so many entries, or one matrix:
 # an iteration takes several times their memory.
 ORTHOGONALIZED_ENTRIES = 2**16
-# On a GPU, of a group of any kind: it is idle for most of an operation on small arrays,
-# and has the memory.
+# On a GPU or a TPU, in place of these, of a group of any kind: it is idle for most of
+# an operation on small arrays, and has the memory.
 ENTRIES_ON_GPU = 2**23
 
 
@@ -150,7 +150,7 @@ def alike(members, indices, entries=GROUP_ENTRIES) -> list[list[list[Member]]]:
     Args:
         members: list of `Member`.
         indices: the tensor indices of all variables, by position.
-        entries: of a group, at most.
+        entries: of a group, at most, where there is no GPU.
     """
     groups = {}
     for member in members:

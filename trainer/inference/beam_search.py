@@ -81,7 +81,9 @@ def beam_search(model, ids, length, max_length, beams=4, alpha=0.6, seed=None):
         sequences = ops.slice_update(sequences, (0, 0, i), token[..., None])
         ends = ops.logical_or(token == EOS_ID, i + 1 >= limit)
 
-        ended = ops.where(ends, log_p / length_penalty(i + 1, alpha), _NEVER)
+        score = log_p / length_penalty(i + 1, alpha)
+        found = ops.logical_and(ends, log_p > _NEVER / 2)
+        ended = ops.where(found, score, _NEVER)
         scores, finished, _ = best(
             ops.concatenate([scores, ended], axis=1),
             ops.concatenate([finished, sequences], axis=1),

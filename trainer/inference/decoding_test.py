@@ -155,7 +155,7 @@ def test_beam_search_finds_the_best_of_all(alpha):
 def test_a_prompt_that_is_full_goes_on_with_nothing(model):
     """`Decoder` refuses it; the function itself finds nothing."""
     ids = np.full((1, 24), 5, "int32")
-    _, scores = beam_search.beam_search(model, ids, 3, 24, beams=2)
+    _, scores = beam_search.beam_search(model, ids, 24, 24, beams=2, alpha=1.0)
     assert (keras.ops.convert_to_numpy(scores) < -1e8).all()
 
 

@@ -76,7 +76,7 @@ register(
     "muon",
     0.09,
     keras.optimizers.Muon,
-    lambda hparams: {"adam_weight_decay": hparams.weight_decay},  # of the rest
+    lambda hparams: {"adam_weight_decay": hparams.weight_decay or None},  # of the rest
 )
 
 # Low-memory optimizers that came after the paper.

@@ -53,6 +53,16 @@ def test_the_recommended_form_is_that_of_the_optimizer():
     assert {k for k in found if found[k] != expected[k]} <= different
 
 
+def test_without_momentum_it_is_the_form_that_was_measured():
+    hparams = HParams(optimizer="et2_orthogonal")
+    found = catalog.create(hparams, [])
+    ours = ExtremeTensoring.orthogonal(beta_1=0.0, momentum=0.0, rms_rate=1.0)
+    different = {"packs_momentum": True}  # of which there is none
+    expected = dataclasses.replace(found.settings(), **different)
+    assert ours.settings() == expected
+    assert ours.tensor_indices(NAMED) == found.tensor_indices(NAMED)
+
+
 def test_the_short_form_is_the_default_of_the_optimizer():
     found = catalog.create(HParams(optimizer="et2_rank1_short"), []).get_config()
     default = ExtremeTensoring().get_config()

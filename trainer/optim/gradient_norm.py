@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from extreme_tensoring_tf import memory
+from extreme_tensoring_tf.gradients import is_sparse
 
 
 class GradientNorm(keras.optimizers.Optimizer):
@@ -67,9 +68,11 @@ class GradientNorm(keras.optimizers.Optimizer):
         return values, [scope.get_current_value(v) for v in self._variables] + inner
 
     def _norm_of(self, grads):
-        # Reshaped, for a sparse gradient may hold a row several times.
         given = [ops.cast(g, "float32") for g in grads if g is not None]
-        squares = [ops.sum(ops.square(ops.reshape(g, (-1,)))) for g in given]
+        # A sparse gradient may hold a row several times. Others may be spread over
+        # devices, which reshaping would undo.
+        given = [ops.reshape(g, (-1,)) if is_sparse(g) else g for g in given]
+        squares = [ops.sum(ops.square(g)) for g in given]
         return ops.sqrt(sum(squares)) / self.inner_optimizer.scale_loss(1.0)
 
     @property
