@@ -2,10 +2,9 @@
 
 import functools
 
-from extreme_tensoring_tf.tensor_rules import EMBEDDINGS
 from trainer.experiments import language_modeling
 
-_COLUMNS = {EMBEDDINGS: ("et2", "et1")}
+_COLUMNS = {"embedding": ("et2", "et1")}
 # Variant -> what it changes in `et2_orthogonal`.
 VARIANTS = {
     # What is no matrix: all of it at ET1; its vectors whole; the embedding's columns
@@ -28,7 +27,7 @@ VARIANTS = {
     "orthogonal_beta_2_0.5": {"beta_2": 0.5},
     "orthogonal_beta_2_0.99": {"beta_2": 0.99},
     "orthogonal_embedding_too": {
-        "orthogonalize": ["kernel", EMBEDDINGS],
+        "orthogonalize": ["kernel", "embedding"],
         "tensor_dims": None,
     },
     "orthogonal_embedding_scalar": {"tensor_dims": None},
@@ -46,7 +45,7 @@ MOMENTUM_VARIANTS = {
     "momentum_arrays": {"momentum_dtype": None},
     # As of `VARIANTS`.
     "momentum_matrices": {"level": 1, "tensor_dims": None},
-    "momentum_rows": {"tensor_dims": {EMBEDDINGS: ("et1", 1)}},
+    "momentum_rows": {"tensor_dims": {"embedding": ("et1", 1)}},
     "momentum_columns": {"tensor_dims": _COLUMNS},
     "momentum_undamped": {"damping": 0.0, "ns_steps": 5},
     "momentum_steps_3": {"ns_steps": 3},
