@@ -39,6 +39,8 @@ _LENGTH = 64
 
 def main(argv):
     cli.no_arguments(argv)
+    if _GPU.value:
+        os.environ.update(measure.FOR_GPU)  # here, and in every trial
     if _TRIAL.value:
         print(json.dumps(trial(_OPTIMIZERS.value[0], _TRIAL.value)))
         return
@@ -58,9 +60,7 @@ def main(argv):
 def largest(name, budget):
     """Returns the most layers that fit, and the figures of that trial."""
     peaks, figures = {}, {}  # by layers
-    more, environment = [], None
-    if _GPU.value:
-        more, environment = [f"--gpu={_GPU.value}"], measure.FOR_GPU
+    more = [f"--gpu={_GPU.value}"] if _GPU.value else []
     fits, too_many = 0, _LAYERS.value + 1
     while too_many - fits > 1:
         layers = min(max(_guess(peaks, budget), fits + 1), too_many - 1)
@@ -72,7 +72,6 @@ def largest(name, budget):
                 f"--hidden_size={_HIDDEN.value}",
                 f"--vocab_size={_VOCAB.value}",
                 *more,
-                environment=environment,
             )
         except measure.Failed as error:
             if not error.lacked_memory:
