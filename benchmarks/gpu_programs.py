@@ -13,6 +13,7 @@ program, weights and state included.
 """
 
 import json
+import os
 import pathlib
 import re
 import sys
@@ -46,24 +47,20 @@ def main(argv):
     cli.require(_GPU)
     if not pathlib.Path(_GPU.value).is_file():
         raise UsageError(f"--gpu={_GPU.value} is no file: its first lines say which")
+    os.environ.update(measure.FOR_GPU)  # here, and in every trial
     if _TRIAL.value:
         print(json.dumps(trial(_TRIAL.value)))
         return
     flags_of_all = (_GPU, _HPARAMS_SET, _TOKENS, _VOCAB, _DTYPE)
     given = [f"--{flag.name}={flag.value}" for flag in flags_of_all]
     found = {
-        name: measure.apart(
-            "benchmarks.gpu_programs",
-            f"--trial={name}",
-            *given,
-            environment=measure.FOR_GPU,
-        )
+        name: measure.apart("benchmarks.gpu_programs", f"--trial={name}", *given)
         for name in progress.over(_OPTIMIZERS.value, unit="optimizer")
     }
     print(
         f"{_HPARAMS_SET.value}, {_TOKENS.value:,} tokens a step, {_VOCAB.value:,} "
         f"subwords, {_DTYPE.value}; compiled for {_GPU.value}, "
-        f"{next(iter(found.values()))['environment']}\n\n{tables.programs(found)}"
+        f"{measure.environment()}\n\n{tables.programs(found)}"
     )
 
 
@@ -93,9 +90,7 @@ def trial(name):
     return {
         "kernels": kernels(program.as_text()),
         "peak_bytes": program.memory_analysis().peak_memory_in_bytes,
-        "parameters": model.count_params(),
         "state_scalars": optimizer_state.state_scalars(trained.optimizer),
-        "environment": measure.environment(),
     }
 
 
